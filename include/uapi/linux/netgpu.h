@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * netgpu: zero-copy TCP between a NIC and memory that the application chose.
+ *
+ * User API of /dev/netgpu. An open file of that device starts without a role
+ * and takes one, once:
+ *
+ *  - a memory area (first NETGPU_IOC_ADD_REGION): a set of pinned spans, the
+ *    regions, independent of any network device;
+ *  - a context (NETGPU_IOC_BIND): regions attached to one network device,
+ *    receive queues of that device, and TCP sockets.
+ *
+ * All structures have one layout on every architecture. Reserved fields and
+ * unknown flag bits must be zero on input (-EINVAL otherwise) and are zero on
+ * output. An unknown command answers -ENOTTY, a command that the file's role
+ * does not know -EBADFD, a pointer that cannot be read or written -EFAULT.
+ * A command that fails changes nothing.
+ */
+#ifndef _UAPI_LINUX_NETGPU_H
+#define _UAPI_LINUX_NETGPU_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/* Version of this interface, see struct netgpu_info. */
+#define NETGPU_API_VERSION	1
+
+/* Name of the TCP upper layer protocol that attached sockets carry. */
+#define NETGPU_ULP_NAME		"netgpu"
+
+/*
+ * Rings
+ *
+ * A ring is shared memory with one producer and one consumer. It starts with
+ * a struct netgpu_ring; its entries follow at NETGPU_RING_ENTRIES. Indices run
+ * freely and wrap at 2^32; the slot of index i is i & (entries - 1). The
+ * producer writes entries first and then @producer with release semantics; the
+ * consumer reads @producer with acquire semantics, then the entries, then
+ * writes @consumer with release semantics.
+ *
+ * The kernel keeps its own copy of everything that it must be able to trust:
+ * what user space writes into its own side of a ring can lose that user's
+ * data, nothing else.
+ */
+
+/* Byte offset of the first entry of a ring in its mapping. */
+#define NETGPU_RING_ENTRIES	128
+
+/* The kernel has more to deliver than had room: recv(2) on the socket resumes. */
+#define NETGPU_RING_STALLED	(1U << 0)
+
+/**
+ * struct netgpu_ring - the head of every ring mapping
+ * @producer: index of the next entry to be written; the producer's word
+ * @flags: NETGPU_RING_* bits, written by the kernel only. The kernel sets
+ *	NETGPU_RING_STALLED and looks at @consumer again, with a full barrier
+ *	between; a consumer moves @consumer and looks at @flags, with a full
+ *	barrier between. So one of the two sees the other.
+ * @reserved0: fills the producer's cache line
+ * @consumer: index of the next entry to be read; the consumer's word
+ * @reserved1: fills the consumer's cache line
+ */
+struct netgpu_ring {
+	__u32 producer;
+	__u32 flags;
+	__u32 reserved0[14];
+	__u32 consumer;
+	__u32 reserved1[15];
+};
+
+/**
+ * struct netgpu_fill_entry - user to kernel: a buffer is given (back)
+ * @addr: any address inside the buffer
+ *
+ * Each buffer has a count of what user space holds. It is one when the region
+ * is attached: user space owns the buffer. Each rx entry that points into the
+ * buffer adds one, each fill entry takes one away; at zero the buffer is the
+ * kernel's and may be written by the NIC at any time. So a buffer is donated
+ * once to start it, and every rx entry is returned once. Entries that name no
+ * buffer, or a buffer that user space does not hold, are counted in the
+ * queue's statistics and otherwise ignored.
+ */
+struct netgpu_fill_entry {
+	__aligned_u64 addr;
+};
+
+/**
+ * struct netgpu_rx_entry - kernel to user: received bytes, laid out as an iovec
+ * @addr: address of the first byte, in the address range of a region
+ * @len: number of bytes, never zero
+ *
+ * Entries are in stream order and each lies in one buffer.
+ */
+struct netgpu_rx_entry {
+	__aligned_u64 addr;
+	__aligned_u64 len;
+};
+
+/* The bytes of this send, or some of them, were copied on their way. */
+#define NETGPU_COMPLETION_COPIED	(1U << 0)
+
+/**
+ * struct netgpu_completion - kernel to user: a send has finished
+ * @id: sends with MSG_ZEROCOPY on the socket that queued at least one byte are
+ *	numbered from zero, in order; this is the number
+ * @flags: NETGPU_COMPLETION_* bits
+ *
+ * The peer has acknowledged the bytes of the send, or the connection is gone,
+ * and no device reads the memory any longer: it may be written again.
+ * Completions come in order of completion, which need not be that of sending.
+ */
+struct netgpu_completion {
+	__u32 id;
+	__u32 flags;
+};
+
+/* Limits of ring sizes, in entries. A size must be a power of two. */
+#define NETGPU_MIN_RING_ENTRIES	16
+#define NETGPU_MAX_RING_ENTRIES	(1U << 18)
+
+/**
+ * struct netgpu_info - NETGPU_IOC_INFO: what this kernel offers; any role
+ * @version: NETGPU_API_VERSION of the kernel
+ * @buffer_size: bytes of a receive buffer; regions are cut into buffers of this
+ *	size, and addresses and lengths of regions are multiples of it
+ * @region_types: bit mask of the NETGPU_REGION_* types that can be added
+ * @reserved: zero
+ */
+struct netgpu_info {
+	__u32 version;
+	__u32 buffer_size;
+	__aligned_u64 region_types;
+	__aligned_u64 reserved[6];
+};
+
+/* Host memory: anonymous, shared memory, memfd, huge pages. */
+#define NETGPU_REGION_HOST	0
+
+/**
+ * struct netgpu_add_region - NETGPU_IOC_ADD_REGION: pin a span of memory
+ * @addr: start of the span, a multiple of the buffer size
+ * @len: bytes, a multiple of the buffer size, not zero
+ * @type: NETGPU_REGION_*
+ * @flags: zero
+ * @index: out: number of the region in its area, counted from one
+ * @reserved: zero
+ * @reserved2: zero
+ *
+ * Gives the file the role of a memory area if it has none. The pages are
+ * pinned and charged to RLIMIT_MEMLOCK until the area and everything that it
+ * is attached to are gone; unmapping the span does not release them.
+ *
+ * Errors: -EINVAL zero or unaligned @addr or @len, or a sum that overflows;
+ * -EFAULT the span is not mapped, or not writable; -EEXIST it overlaps a region
+ * of this area; -EOPNOTSUPP unknown @type, or memory that cannot be pinned for
+ * long (files on a disk); -ENOMEM RLIMIT_MEMLOCK or memory is exhausted;
+ * -ENOSPC too many regions; -EBADFD the file is a context.
+ */
+struct netgpu_add_region {
+	__aligned_u64 addr;
+	__aligned_u64 len;
+	__u32 type;
+	__u32 flags;
+	__u32 index;
+	__u32 reserved;
+	__aligned_u64 reserved2[4];
+};
+
+/**
+ * struct netgpu_bind - NETGPU_IOC_BIND: make the file a context of a device
+ * @ifindex: network device, in the caller's network namespace
+ * @flags: zero
+ * @reserved: zero
+ *
+ * Errors: -ENODEV no such device; -EOPNOTSUPP it has no DMA device;
+ * -EBADFD the file has a role already.
+ */
+struct netgpu_bind {
+	__u32 ifindex;
+	__u32 flags;
+	__aligned_u64 reserved[3];
+};
+
+/**
+ * struct netgpu_attach_region - NETGPU_IOC_ATTACH_REGION: use a region here
+ * @area_fd: file of the memory area
+ * @index: number of the region in it
+ * @flags: zero
+ * @reserved: zero
+ *
+ * Maps the region for DMA by the context's device and cuts it into buffers,
+ * all of which user space owns at first. Context command.
+ *
+ * Errors: -EBADF @area_fd is no open file of this device; -EBADFD it is no
+ * memory area; -ENOENT no such region; -EEXIST its addresses overlap a region
+ * that is attached; -EIO the device cannot reach the memory without bounce
+ * buffers; -ENODEV the device is gone; -ENOSPC too many regions.
+ */
+struct netgpu_attach_region {
+	__s32 area_fd;
+	__u32 index;
+	__u32 flags;
+	__u32 reserved;
+	__aligned_u64 reserved2[2];
+};
+
+/**
+ * struct netgpu_open_queue - NETGPU_IOC_OPEN_QUEUE: take a receive queue
+ * @queue: number of the device's receive queue
+ * @flags: zero
+ * @fill_entries: size of the fill ring in entries, a power of two
+ * @hds_offset: longest header in bytes, from the Ethernet header to the end of
+ *	the TCP options, on devices that split at a fixed offset; 0: a length
+ *	that fits every IPv4 and IPv6 header without extension headers
+ * @message: address of a buffer for the reason, as text ending in a zero byte,
+ *	when the command fails and there is one; or 0
+ * @message_len: bytes at @message
+ * @id: out: number of the queue in the context, for NETGPU_IOC_CLOSE_QUEUE
+ * @mmap_offset: out: where the fill ring is mapped from
+ * @mmap_len: out: length of the mapping
+ * @reserved: zero
+ *
+ * From here on the payload of packets that the device puts on this queue goes
+ * into the context's buffers. Keep other traffic away from it (RSS) and steer
+ * the context's connections to it (n-tuple rules). Context command; needs
+ * CAP_NET_ADMIN in the network namespace of the device.
+ *
+ * Errors: -EPERM; -EINVAL bad ring size or offset, header split is off on the
+ * device; -ERANGE no such queue; -EBUSY AF_XDP or another owner has the queue;
+ * -EEXIST XDP runs on the device; -EOPNOTSUPP the device cannot do it; -ENODEV
+ * the device is gone. Where the device refused, @message tells why.
+ */
+struct netgpu_open_queue {
+	__u32 queue;
+	__u32 flags;
+	__u32 fill_entries;
+	__u32 hds_offset;
+	__aligned_u64 message;
+	__u32 message_len;
+	__u32 id;
+	__aligned_u64 mmap_offset;
+	__aligned_u64 mmap_len;
+	__aligned_u64 reserved[4];
+};
+
+/**
+ * struct netgpu_attach_socket - NETGPU_IOC_ATTACH_SOCKET: attach a TCP socket
+ * @fd: the socket: TCP over IPv4 or IPv6, not listening, without another upper
+ *	layer protocol
+ * @flags: zero
+ * @rx_entries: size of the rx ring in entries, a power of two; 0: none,
+ *	receiving stays with read(2)
+ * @completion_entries: size of the completion ring in entries, a power of two;
+ *	0: none, sending stays with write(2)
+ * @id: out: number of the socket in the context, for NETGPU_IOC_DETACH_SOCKET
+ * @reserved: zero
+ * @rx_mmap_offset: out: where the rx ring is mapped from
+ * @rx_mmap_len: out: length of that mapping
+ * @completion_mmap_offset: out: where the completion ring is mapped from
+ * @completion_mmap_len: out: length of that mapping
+ * @reserved2: zero
+ *
+ * With an rx ring, received bytes appear on it, and recv(2) moves what is
+ * waiting to the ring and then answers 0 at the end of the stream, -EAGAIN
+ * before it, or the socket's error. poll(2) reports POLLIN while the ring holds
+ * entries or recv(2) would move or report something.
+ *
+ * With a completion ring, sendmsg(2) with MSG_ZEROCOPY sends from the context's
+ * regions: -EFAULT when some byte lies outside, -ENOBUFS while as many sends
+ * are unfinished or unread as the ring has entries. Without MSG_ZEROCOPY data
+ * is copied as on any socket.
+ *
+ * The socket is bound to the context's device. When the context goes, received
+ * bytes that were not delivered are lost, and the socket is an ordinary one
+ * that reports ECONNABORTED.
+ *
+ * Errors: -EBADF; -ENOTSOCK; -EOPNOTSUPP not TCP over IPv4 or IPv6; -EINVAL
+ * listening, or bad ring sizes, or both zero; -EEXIST another upper layer
+ * protocol, or attached already; -EPERM as for SO_BINDTODEVICE; -ENODEV the
+ * device is gone; -EXDEV the socket is in another network namespace than the
+ * device, or is bound to another device.
+ */
+struct netgpu_attach_socket {
+	__s32 fd;
+	__u32 flags;
+	__u32 rx_entries;
+	__u32 completion_entries;
+	__u32 id;
+	__u32 reserved;
+	__aligned_u64 rx_mmap_offset;
+	__aligned_u64 rx_mmap_len;
+	__aligned_u64 completion_mmap_offset;
+	__aligned_u64 completion_mmap_len;
+	__aligned_u64 reserved2[4];
+};
+
+/**
+ * struct netgpu_id - names a queue or socket of a context
+ * @id: its number
+ * @reserved: zero
+ *
+ * Argument of NETGPU_IOC_CLOSE_QUEUE and NETGPU_IOC_DETACH_SOCKET; -ENOENT for
+ * an unknown number. Ring mappings stay until they are unmapped, and are dead.
+ */
+struct netgpu_id {
+	__u32 id;
+	__u32 reserved;
+};
+
+/**
+ * struct netgpu_queue_stats - NETGPU_IOC_QUEUE_STATS: counters of a queue
+ * @id: in: number of the queue
+ * @reserved: zero
+ * @filled: buffers taken from the fill ring for the NIC
+ * @bad_addr: fill entries that name no buffer of the context
+ * @bad_return: fill entries for a buffer that user space does not hold
+ * @empty: times that the NIC asked for buffers and there was none
+ * @reserved2: zero
+ */
+struct netgpu_queue_stats {
+	__u32 id;
+	__u32 reserved;
+	__aligned_u64 filled;
+	__aligned_u64 bad_addr;
+	__aligned_u64 bad_return;
+	__aligned_u64 empty;
+	__aligned_u64 reserved2[3];
+};
+
+/**
+ * struct netgpu_socket_stats - NETGPU_IOC_SOCKET_STATS: counters of a socket
+ * @id: in: number of the socket
+ * @reserved: zero
+ * @rx_zerocopy: bytes delivered where the NIC's DMA put them
+ * @rx_copied: bytes delivered after a copy by the CPU
+ * @rx_stalled: times that delivery stopped for want of ring space, of buffers
+ *	to copy into, or of the socket's share of buffers
+ * @tx_zerocopy: bytes queued for sending straight from a region
+ * @tx_copied: bytes of finished sends that were copied on their way
+ * @tx_pending: sends that have not finished
+ * @reserved2: zero
+ */
+struct netgpu_socket_stats {
+	__u32 id;
+	__u32 reserved;
+	__aligned_u64 rx_zerocopy;
+	__aligned_u64 rx_copied;
+	__aligned_u64 rx_stalled;
+	__aligned_u64 tx_zerocopy;
+	__aligned_u64 tx_copied;
+	__aligned_u64 tx_pending;
+	__aligned_u64 reserved2;
+};
+
+#define NETGPU_IOC_MAGIC		0xE9
+
+#define NETGPU_IOC_INFO			_IOR(NETGPU_IOC_MAGIC, 0x00, struct netgpu_info)
+#define NETGPU_IOC_ADD_REGION		_IOWR(NETGPU_IOC_MAGIC, 0x01, struct netgpu_add_region)
+#define NETGPU_IOC_BIND			_IOW(NETGPU_IOC_MAGIC, 0x02, struct netgpu_bind)
+#define NETGPU_IOC_ATTACH_REGION	_IOW(NETGPU_IOC_MAGIC, 0x03, struct netgpu_attach_region)
+#define NETGPU_IOC_OPEN_QUEUE		_IOWR(NETGPU_IOC_MAGIC, 0x04, struct netgpu_open_queue)
+#define NETGPU_IOC_CLOSE_QUEUE		_IOW(NETGPU_IOC_MAGIC, 0x05, struct netgpu_id)
+#define NETGPU_IOC_ATTACH_SOCKET	_IOWR(NETGPU_IOC_MAGIC, 0x06, struct netgpu_attach_socket)
+#define NETGPU_IOC_DETACH_SOCKET	_IOW(NETGPU_IOC_MAGIC, 0x07, struct netgpu_id)
+#define NETGPU_IOC_QUEUE_STATS		_IOWR(NETGPU_IOC_MAGIC, 0x08, struct netgpu_queue_stats)
+#define NETGPU_IOC_SOCKET_STATS		_IOWR(NETGPU_IOC_MAGIC, 0x09, struct netgpu_socket_stats)
+
+#endif /* _UAPI_LINUX_NETGPU_H */
