@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! The reading side of a ring.
+
+use super::{
+    used,
+    Memory,
+    STALLED, //
+};
+
+/// The one consumer of a ring.
+///
+/// # Invariants
+///
+/// `produced - next`, wrapping, is at most `memory.entries()`.
+pub struct Consumer<M: Memory> {
+    memory: M,
+    /// Index of the next entry to read. Ours alone; the shared copy is never read back.
+    next: u32,
+    /// The last believable producer index.
+    produced: u32,
+}
+
+impl<M: Memory> Consumer<M> {
+    /// Makes the consumer of a ring whose words are all zero.
+    pub fn new(memory: M) -> Self {
+        // INVARIANT: The difference is zero.
+        Self {
+            memory,
+            next: 0,
+            produced: 0,
+        }
+    }
+
+    /// The memory that the ring lies in.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Number of entries that can be popped now, by the producer's latest word.
+    pub fn available(&mut self) -> u32 {
+        let produced = self.memory.load_producer();
+        match used(produced, self.next, self.memory.entries()) {
+            Some(used) => {
+                // INVARIANT: `used()` has checked the distance.
+                self.produced = produced;
+                used
+            }
+            None => 0,
+        }
+    }
+
+    /// Copies the next entry out. Its slot stays ours until [`Self::release`].
+    pub fn pop(&mut self) -> Option<M::Entry> {
+        if self.next == self.produced && self.available() == 0 {
+            return None;
+        }
+        let entry = self.memory.read(self.next);
+        // INVARIANT: `next` was behind `produced`.
+        self.next = self.next.wrapping_add(1);
+        Some(entry)
+    }
+
+    /// Gives the slots of all popped entries back to the producer.
+    ///
+    /// Returns whether the producer had stalled: it is to be told that there is room again.
+    pub fn release(&mut self) -> bool {
+        self.memory.store_consumer(self.next);
+        // Pairs with the barrier in `Producer::stall()`: either it sees our index, or we its flag.
+        self.memory.full_barrier();
+        self.memory.load_flags() & STALLED != 0
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! The writing side of a ring.
+
+use super::{
+    used,
+    Memory,
+    STALLED, //
+};
+
+/// The ring has no room for another entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// The one producer of a ring.
+///
+/// # Invariants
+///
+/// `next - consumed`, wrapping, is at most `memory.entries()`, and so is `next - published`.
+pub struct Producer<M: Memory> {
+    memory: M,
+    /// Index of the next entry to write. Ours alone; the shared copy is never read back.
+    next: u32,
+    /// What the shared producer index says.
+    published: u32,
+    /// The last believable consumer index.
+    consumed: u32,
+}
+
+impl<M: Memory> Producer<M> {
+    /// Makes the producer of a ring whose words are all zero.
+    pub fn new(memory: M) -> Self {
+        // INVARIANT: All differences are zero.
+        Self {
+            memory,
+            next: 0,
+            published: 0,
+            consumed: 0,
+        }
+    }
+
+    /// The memory that the ring lies in.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Number of entries that can be pushed now, by the consumer's latest word.
+    pub fn room(&mut self) -> u32 {
+        let consumed = self.memory.load_consumer();
+        match used(self.next, consumed, self.memory.entries()) {
+            Some(used) => {
+                // INVARIANT: `used()` has checked the distance.
+                self.consumed = consumed;
+                self.memory.entries() - used
+            }
+            None => 0,
+        }
+    }
+
+    /// Number of published entries that the consumer has not released, by its latest word; all that
+    /// were ever possible if that word cannot be true.
+    pub fn unread(&self) -> u32 {
+        let entries = self.memory.entries();
+        used(self.published, self.memory.load_consumer(), entries).unwrap_or(entries)
+    }
+
+    /// Writes `entry` into the next slot; the consumer sees it after [`Self::publish`].
+    pub fn push(&mut self, entry: M::Entry) -> Result<(), Full> {
+        let held = self.next.wrapping_sub(self.consumed);
+        if held == self.memory.entries() && self.room() == 0 {
+            return Err(Full);
+        }
+        self.memory.write(self.next, entry);
+        // INVARIANT: There was room by `consumed`, and `published` is never behind `consumed`.
+        self.next = self.next.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the consumer everything that was pushed. Returns whether there was anything new.
+    pub fn publish(&mut self) -> bool {
+        let new = self.next != self.published;
+        if new {
+            self.memory.store_producer(self.next);
+            self.published = self.next;
+        }
+        new
+    }
+
+    /// Says that more waits than has room, and looks again.
+    ///
+    /// Returns `true` if the consumer will see the flag after its next release. Returns `false` if
+    /// it has made room of at least `wanted` entries meanwhile and may have missed the flag: push on.
+    pub fn stall(&mut self, wanted: u32) -> bool {
+        self.memory.store_flags(STALLED);
+        // Pairs with the barrier in `Consumer::release()`: either we see its index, or it our flag.
+        self.memory.full_barrier();
+        if self.room() < wanted {
+            return true;
+        }
+        self.memory.store_flags(0);
+        false
+    }
+
+    /// Takes the word of [`Self::stall`] back: delivery has resumed.
+    pub fn resume(&mut self) {
+        self.memory.store_flags(0);
+    }
+}
