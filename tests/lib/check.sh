@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=sh
+#
+# What a test area must leave behind as it found it.
+
+# Nothing in the kernel log since the last call that the kernel prints only when something is wrong.
+check_log() {
+	dmesg >"$ktap_tmp/dmesg"
+	if grep -E 'BUG:|WARNING:|Oops|UBSAN|KASAN|lockdep|possible (recursive|circular)|unreferenced object|stalled pool|hung task|general protection|refcount_t' \
+		"$ktap_tmp/dmesg" >"$ktap_tmp/bad"; then
+		sed 's/^/# /' "$ktap_tmp/bad"
+		fail "the kernel log has the above"
+	fi
+}
+
+# Pages that are pinned for long and not released yet: all that netgpu regions hold.
+pinned_pages() {
+	echo 1 >/proc/sys/vm/stat_refresh
+	awk '$1 == "nr_foll_pin_acquired" { a = $2 } $1 == "nr_foll_pin_released" { r = $2 } END { print a - r }' /proc/vmstat
+}
+
+pinned_is() {
+	[ "$(pinned_pages)" = "$1" ]
+}
+
+# kmemleak_clear: forget what was found so far. kmemleak_check: fail when something leaked since. Both take two scans,
+# because an object counts only when it was unreferenced in an earlier scan and has not changed.
+kmemleak_clear() {
+	echo scan >/sys/kernel/debug/kmemleak
+	echo clear >/sys/kernel/debug/kmemleak
+}
+
+kmemleak_check() {
+	echo scan >/sys/kernel/debug/kmemleak
+	echo scan >/sys/kernel/debug/kmemleak
+	cat /sys/kernel/debug/kmemleak >"$ktap_tmp/leaks"
+	[ ! -s "$ktap_tmp/leaks" ] || {
+		sed 's/^/# /' "$ktap_tmp/leaks"
+		fail "kmemleak found the above"
+	}
+}
+
+module_gone() {
+	! grep -q '^netgpu ' /proc/modules
+}
+
+# Unloads the module; its users may need a moment to let go.
+module_unload() {
+	rmmod netgpu 2>/dev/null || module_gone
+}

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=sh
+#
+# Test cases in KTAP. Sourced by run.sh:
+#
+#	plan 3
+#	run case_function [ARGS...]          one case: a function, in a subshell with set -e
+#	program NAME COMMAND [ARGS...]       one case: a program with KTAP of its own, nested
+#	finish                               exits 0, 1, or 4 when all cases were skipped
+#
+# In a case: `fail TEXT`, `skip REASON`, `note TEXT`; `defer COMMAND...` runs COMMAND when the case ends, the last
+# one first; `until_true SECONDS COMMAND...` waits for a condition and fails when its time is over.
+
+ktap_number=0
+ktap_failed=0
+ktap_skipped=0
+ktap_tmp=$(mktemp -d)
+trap 'rm -rf "$ktap_tmp"' EXIT
+
+plan() {
+	echo "KTAP version 1"
+	echo "1..$1"
+}
+
+note() {
+	echo "# $*"
+}
+
+fail() {
+	note "$*"
+	exit 1
+}
+
+skip() {
+	echo "$*" >"$ktap_tmp/skip"
+	exit 4
+}
+
+# Quotes each word for eval.
+ktap_quote() {
+	for word in "$@"; do
+		printf "'%s' " "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"
+	done
+}
+
+defer() {
+	ktap_undo="$(ktap_quote "$@")
+${ktap_undo-}"
+}
+
+until_true() {
+	local limit=$1 end
+	shift
+	end=$(($(now) + limit))
+	while ! "$@"; do
+		[ "$(now)" -lt "$end" ] || fail "not within $limit s: $*"
+		sleep 0.05
+	done
+}
+
+# Whole seconds since boot, unmoved by changes of the clock.
+now() {
+	cut -d. -f1 /proc/uptime
+}
+
+ktap_result() {
+	local rc=$1 name=$2
+	ktap_number=$((ktap_number + 1))
+	case $rc in
+	0) echo "ok $ktap_number $name" ;;
+	4)
+		ktap_skipped=$((ktap_skipped + 1))
+		echo "ok $ktap_number $name # SKIP $(cat "$ktap_tmp/skip" 2>/dev/null || echo "everything in it")"
+		;;
+	*)
+		ktap_failed=$((ktap_failed + 1))
+		echo "not ok $ktap_number $name"
+		;;
+	esac
+	rm -f "$ktap_tmp/skip"
+}
+
+run() {
+	local name
+	name=$(echo "$*" | tr ' ' '.')
+	# Not in a condition: that would switch set -e off inside.
+	(
+		ktap_undo=
+		trap 'eval "$ktap_undo"' EXIT
+		trap 'exit 130' INT TERM
+		set -e
+		"$@"
+	)
+	ktap_result $? "$name"
+}
+
+program() {
+	local name=$1
+	shift
+	{
+		"$@" 2>&1
+		echo $? >"$ktap_tmp/rc"
+	} | sed 's/^/  /'
+	ktap_result "$(cat "$ktap_tmp/rc")" "$name"
+}
+
+finish() {
+	[ "$ktap_failed" = 0 ] || exit 1
+	[ "$ktap_skipped" != "$ktap_number" ] || exit 4
+	exit 0
+}

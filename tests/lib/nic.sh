@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=sh
+#
+# The two cabled ports. `nic_up` loads the driver and leaves $NETGPU_DEV here, ready for netgpu, and the other port,
+# $NETGPU_PEER_DEV, in the network namespace `peer`, which stands for another machine.
+
+export NETGPU_ADDR4=10.9.0.1 NETGPU_PEER_ADDR4=10.9.0.2
+export NETGPU_ADDR6=fd09::1 NETGPU_PEER_ADDR6=fd09::2
+export NETGPU_PEER_NS=/run/netns/peer
+
+# Names of the network devices of the real driver, in the order of their PCI addresses.
+nic_devices() {
+	local path
+	for path in /sys/bus/pci/drivers/mlx5_core/*/net/*; do
+		[ ! -e "$path" ] || basename "$path"
+	done
+}
+
+nic_two_there() {
+	[ "$(nic_devices | wc -l)" = 2 ]
+}
+
+nic_carrier() {
+	[ "$(cat "/sys/class/net/$NETGPU_DEV/carrier" 2>/dev/null)" = 1 ]
+}
+
+in_peer() {
+	ip netns exec peer "$@"
+}
+
+nic_ping() {
+	in_peer ping -q -c 1 -W 1 "$NETGPU_ADDR4" >/dev/null && in_peer ping -q -c 1 -W 1 "$NETGPU_ADDR6" >/dev/null
+}
+
+nic_mtu() {
+	ip link set "$NETGPU_DEV" mtu "$1"
+	in_peer ip link set "$NETGPU_PEER_DEV" mtu "$1"
+}
+
+# Both ports, addresses, and a ping over the cable.
+nic_up() {
+	modprobe mlx5_core
+	until_true 60 nic_two_there
+	NETGPU_DEV=$(nic_devices | sed -n 1p)
+	NETGPU_PEER_DEV=$(nic_devices | sed -n 2p)
+	export NETGPU_DEV NETGPU_PEER_DEV
+
+	ip netns add peer
+	ip link set "$NETGPU_PEER_DEV" netns peer
+	in_peer ip link set lo up
+	in_peer ip address add "$NETGPU_PEER_ADDR4/24" dev "$NETGPU_PEER_DEV"
+	in_peer ip -6 address add "$NETGPU_PEER_ADDR6/64" dev "$NETGPU_PEER_DEV" nodad
+	in_peer ip link set "$NETGPU_PEER_DEV" up
+	nic_configure
+}
+
+# Our side, from nothing: after nic_up, and again when the device came back without its settings.
+nic_configure() {
+	ip link set lo up
+	ip address replace "$NETGPU_ADDR4/24" dev "$NETGPU_DEV"
+	ip -6 address replace "$NETGPU_ADDR6/64" dev "$NETGPU_DEV" nodad
+	ip link set "$NETGPU_DEV" up
+	until_true 30 nic_carrier
+	until_true 30 nic_ping
+}
+
+# Everything that a program of ours changes on the device and must put back, as text to compare.
+nic_settings() {
+	ethtool -g "$NETGPU_DEV"
+	ethtool -x "$NETGPU_DEV"
+	ethtool -n "$NETGPU_DEV" 2>&1
+	ethtool -l "$NETGPU_DEV"
+	ethtool -k "$NETGPU_DEV"
+	ip -o link show "$NETGPU_DEV" | sed 's/qlen.*//'
+}
+
+# counter NAME: one counter of `ethtool -S` of our device.
+nic_counter() {
+	ethtool -S "$NETGPU_DEV" | awk -v name="$1:" '$1 == name { print $2 }'
+}
