@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* What the programs of this area share: calls that answer -errno, memory, network namespaces, TCP connections. */
+#ifndef HELPERS_H
+#define HELPERS_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <linux/netgpu.h>
+
+#define NETGPU_PATH	"/dev/netgpu"
+#define ARRAY_LEN(a)	(sizeof(a) / sizeof((a)[0]))
+
+/* A user without any right, for the cases of EPERM and RLIMIT_MEMLOCK. */
+#define NOBODY		65534
+
+/* Every wrapper answers 0 or more, or -errno. */
+int ng_open(void);
+int ng_ioctl(int fd, unsigned long cmd, void *arg);
+int ng_info(int fd, struct netgpu_info *info);
+/* The region's number, from one. */
+int ng_add_region(int fd, const void *addr, uint64_t len);
+int ng_bind(int fd, unsigned int ifindex);
+int ng_attach_region(int fd, int area_fd, unsigned int index);
+int ng_open_queue(int fd, unsigned int queue, unsigned int fill_entries, struct netgpu_open_queue *out);
+int ng_close_queue(int fd, unsigned int id);
+int ng_attach_socket(int fd, int sock, unsigned int rx, unsigned int completion, struct netgpu_attach_socket *out);
+int ng_detach_socket(int fd, unsigned int id);
+int ng_queue_stats(int fd, unsigned int id, struct netgpu_queue_stats *stats);
+int ng_socket_stats(int fd, unsigned int id, struct netgpu_socket_stats *stats);
+
+/* Bytes of a receive buffer, of which regions are made. */
+size_t buffer_size(void);
+
+/* Anonymous memory, written once so that it is there. MAP_FAILED becomes an abort: tests do not go on without memory. */
+void *memory(size_t len);
+/* Address space that no mapping uses. */
+void *hole(size_t len);
+
+/* Value of a field such as "VmPin:" of /proc/self/status, in bytes; -1 when there is none. */
+long long status_bytes(const char *field);
+/* Pages pinned for long and not yet released, over the whole machine. */
+long long pinned_pages(void);
+
+/* Gives up every capability and becomes NOBODY. */
+int become_nobody(void);
+/* RLIMIT_MEMLOCK. */
+int limit_memlock(uint64_t bytes);
+
+/* The ports, from the environment that run.sh sets: NETGPU_DEV and so on. */
+const char *nic_name(void);
+unsigned int nic_index(void);
+/* Number of receive queues of our port. */
+int nic_queues(void);
+/* A socket in the namespace of the other port. */
+int peer_socket(int domain, int type, int protocol);
+
+/*
+ * A TCP connection over the cable: fds[0] is our end, fds[1] the other machine's. @domain is AF_INET or AF_INET6.
+ */
+int tcp_pair(int domain, int fds[2]);
+/* A TCP connection over loopback. */
+int loopback_pair(int fds[2]);
+
+/* Runs a command line; its exit status. Output goes to /dev/null. */
+int sh(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Milliseconds of the monotonic clock. */
+long long now_ms(void);
+
+/* Waits until @cond holds or @ms have passed; the value is whether it held. */
+#define WAIT_FOR(cond, ms) ({						\
+	long long __end = now_ms() + (ms);				\
+	bool __held;							\
+	while (!(__held = (cond)) && now_ms() < __end)			\
+		usleep(1000);						\
+	__held;								\
+})
+
+#endif

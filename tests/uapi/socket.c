@@ -1,0 +1,550 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* Sockets: which can be attached, what attaching changes, and sending. Needs the ports. */
+#include "helpers.h"
+#include "kselftest_harness.h"
+
+#include <linux/tls.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/wait.h>
+
+#define RING	64
+
+FIXTURE(sock)
+{
+	int fd;
+	int area;
+	size_t unit;
+	char *mem;
+	int pair[2];
+};
+
+FIXTURE_VARIANT(sock)
+{
+	int domain;
+};
+
+FIXTURE_VARIANT_ADD(sock, ipv4)
+{
+	.domain = AF_INET,
+};
+
+FIXTURE_VARIANT_ADD(sock, ipv6)
+{
+	.domain = AF_INET6,
+};
+
+FIXTURE_SETUP(sock)
+{
+	self->unit = buffer_size();
+	self->mem = memory(64 * self->unit);
+	self->area = ng_open();
+	self->fd = ng_open();
+	ASSERT_EQ(1, ng_add_region(self->area, self->mem, 64 * self->unit));
+	ASSERT_EQ(0, ng_bind(self->fd, nic_index()));
+	ASSERT_EQ(0, ng_attach_region(self->fd, self->area, 1));
+	ASSERT_EQ(0, tcp_pair(variant->domain, self->pair));
+}
+
+FIXTURE_TEARDOWN(sock)
+{
+	close(self->pair[0]);
+	close(self->pair[1]);
+	close(self->fd);
+	close(self->area);
+}
+
+/* Sockets that cannot be attached. */
+
+TEST_F(sock, no_socket)
+{
+	struct netgpu_attach_socket a;
+	int file = open("/proc/self/exe", O_RDONLY), path = open("/tmp", O_PATH);
+
+	EXPECT_EQ(-EBADF, ng_attach_socket(self->fd, -1, RING, RING, &a));
+	EXPECT_EQ(-EBADF, ng_attach_socket(self->fd, INT_MIN, RING, RING, &a));
+	EXPECT_EQ(-EBADF, ng_attach_socket(self->fd, 999, RING, RING, &a));
+	EXPECT_EQ(-EBADF, ng_attach_socket(self->fd, path, RING, RING, &a));
+	EXPECT_EQ(-ENOTSOCK, ng_attach_socket(self->fd, file, RING, RING, &a));
+	EXPECT_EQ(-ENOTSOCK, ng_attach_socket(self->fd, self->fd, RING, RING, &a));
+	EXPECT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	close(file);
+	close(path);
+}
+
+TEST_F(sock, other_protocols)
+{
+	struct netgpu_attach_socket a;
+	int domain = variant->domain, udp = socket(domain, SOCK_DGRAM, 0);
+	int raw = socket(domain, SOCK_RAW, IPPROTO_ICMP), local[2], netlink = socket(AF_NETLINK, SOCK_RAW, 0);
+	int packet = socket(AF_PACKET, SOCK_RAW, 0), mptcp = socket(domain, SOCK_STREAM, IPPROTO_MPTCP);
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, local));
+	EXPECT_EQ(-EOPNOTSUPP, ng_attach_socket(self->fd, udp, RING, RING, &a));
+	EXPECT_EQ(-EOPNOTSUPP, ng_attach_socket(self->fd, raw, RING, RING, &a));
+	EXPECT_EQ(-EOPNOTSUPP, ng_attach_socket(self->fd, local[0], RING, RING, &a));
+	EXPECT_EQ(-EOPNOTSUPP, ng_attach_socket(self->fd, netlink, RING, RING, &a));
+	EXPECT_EQ(-EOPNOTSUPP, ng_attach_socket(self->fd, packet, RING, RING, &a));
+	/* A kernel without MPTCP has no such socket. */
+	if (mptcp >= 0)
+		EXPECT_EQ(-EOPNOTSUPP, ng_attach_socket(self->fd, mptcp, RING, RING, &a));
+	EXPECT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+}
+
+TEST_F(sock, listening)
+{
+	struct netgpu_attach_socket a;
+	int fd = socket(variant->domain, SOCK_STREAM, 0);
+
+	ASSERT_EQ(0, listen(fd, 1));
+	EXPECT_EQ(-EINVAL, ng_attach_socket(self->fd, fd, RING, RING, &a));
+	close(fd);
+}
+
+/* Attached first, it must not become a listener. */
+TEST_F(sock, listening_afterwards)
+{
+	struct netgpu_attach_socket a;
+	int fd = socket(variant->domain, SOCK_STREAM, 0);
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, fd, RING, RING, &a));
+	EXPECT_EQ(-1, listen(fd, 1));
+	close(fd);
+}
+
+TEST_F(sock, with_tls)
+{
+	struct tls12_crypto_info_aes_gcm_128 key = { .info = { TLS_1_2_VERSION, TLS_CIPHER_AES_GCM_128 } };
+	struct netgpu_attach_socket a;
+	int fd = self->pair[0];
+
+	if (setsockopt(fd, SOL_TCP, TCP_ULP, "tls", sizeof("tls")))
+		SKIP(return, "no TLS in this kernel: %s", strerror(errno));
+	EXPECT_EQ(-EEXIST, ng_attach_socket(self->fd, fd, RING, RING, &a));
+	ASSERT_EQ(0, setsockopt(fd, SOL_TLS, TLS_TX, &key, sizeof(key))) TH_LOG("%s", strerror(errno));
+	EXPECT_EQ(-EEXIST, ng_attach_socket(self->fd, fd, RING, RING, &a));
+}
+
+TEST_F(sock, tls_afterwards)
+{
+	struct netgpu_attach_socket a;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	EXPECT_EQ(-1, setsockopt(self->pair[0], SOL_TCP, TCP_ULP, "tls", sizeof("tls")));
+	EXPECT_EQ(EEXIST, errno);
+}
+
+/* The ULP is not for setsockopt(2): it comes with a context only. */
+TEST_F(sock, ulp_by_name)
+{
+	struct netgpu_attach_socket a;
+
+	EXPECT_EQ(-1, setsockopt(self->pair[0], SOL_TCP, TCP_ULP, NETGPU_ULP_NAME, strlen(NETGPU_ULP_NAME)));
+	EXPECT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+}
+
+TEST_F(sock, attached_already)
+{
+	struct netgpu_attach_socket a, b;
+	int other = ng_open();
+
+	ASSERT_EQ(0, ng_bind(other, nic_index()));
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	EXPECT_EQ(-EEXIST, ng_attach_socket(self->fd, self->pair[0], RING, RING, &b));
+	EXPECT_EQ(-EEXIST, ng_attach_socket(self->fd, self->pair[0], 0, RING, &b));
+	EXPECT_EQ(-EEXIST, ng_attach_socket(other, self->pair[0], RING, RING, &b));
+	close(other);
+}
+
+TEST_F(sock, of_another_namespace)
+{
+	struct netgpu_attach_socket a;
+
+	EXPECT_EQ(-EXDEV, ng_attach_socket(self->fd, self->pair[1], RING, RING, &a));
+}
+
+TEST_F(sock, of_another_device)
+{
+	struct netgpu_attach_socket a;
+	int fd = socket(variant->domain, SOCK_STREAM, 0);
+
+	ASSERT_EQ(0, setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "lo", 2));
+	EXPECT_EQ(-EXDEV, ng_attach_socket(self->fd, fd, RING, RING, &a));
+	ASSERT_EQ(0, setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, nic_name(), strlen(nic_name())));
+	EXPECT_EQ(0, ng_attach_socket(self->fd, fd, RING, RING, &a));
+	close(fd);
+}
+
+TEST_F(sock, becomes_bound)
+{
+	struct netgpu_attach_socket a;
+	char name[64] = "";
+	socklen_t len = sizeof(name);
+
+	ASSERT_EQ(0, getsockopt(self->pair[0], SOL_SOCKET, SO_BINDTODEVICE, name, &len));
+	ASSERT_STREQ("", name);
+	/* A failure must not bind it. */
+	EXPECT_EQ(-EINVAL, ng_attach_socket(self->fd, self->pair[0], 17, RING, &a));
+	len = sizeof(name);
+	ASSERT_EQ(0, getsockopt(self->pair[0], SOL_SOCKET, SO_BINDTODEVICE, name, &len));
+	EXPECT_STREQ("", name);
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	len = sizeof(name);
+	ASSERT_EQ(0, getsockopt(self->pair[0], SOL_SOCKET, SO_BINDTODEVICE, name, &len));
+	EXPECT_STREQ(nic_name(), name);
+}
+
+/* Arguments. */
+
+TEST_F(sock, ring_sizes)
+{
+	static const unsigned int bad[] = { 1, 2, 8, 15, 17, 24, 255, 768, NETGPU_MAX_RING_ENTRIES - 1,
+		NETGPU_MAX_RING_ENTRIES + 1, 2 * NETGPU_MAX_RING_ENTRIES, 1U << 31, 0xffffffff };
+	struct netgpu_attach_socket a;
+	int fd;
+	size_t i;
+
+	EXPECT_EQ(-EINVAL, ng_attach_socket(self->fd, self->pair[0], 0, 0, &a));
+	for (i = 0; i < ARRAY_LEN(bad); i++) {
+		EXPECT_EQ(-EINVAL, ng_attach_socket(self->fd, self->pair[0], bad[i], RING, &a)) TH_LOG("rx %u", bad[i]);
+		EXPECT_EQ(-EINVAL, ng_attach_socket(self->fd, self->pair[0], RING, bad[i], &a)) TH_LOG("completion %u", bad[i]);
+		EXPECT_EQ(-EINVAL, ng_attach_socket(self->fd, self->pair[0], bad[i], 0, &a)) TH_LOG("rx %u", bad[i]);
+	}
+	fd = socket(variant->domain, SOCK_STREAM, 0);
+	EXPECT_EQ(0, ng_attach_socket(self->fd, fd, NETGPU_MAX_RING_ENTRIES, NETGPU_MAX_RING_ENTRIES, &a));
+	EXPECT_LE(NETGPU_RING_ENTRIES + NETGPU_MAX_RING_ENTRIES * sizeof(struct netgpu_rx_entry), a.rx_mmap_len);
+	EXPECT_LE(NETGPU_RING_ENTRIES + NETGPU_MAX_RING_ENTRIES * sizeof(struct netgpu_completion), a.completion_mmap_len);
+	EXPECT_NE(a.rx_mmap_offset, a.completion_mmap_offset);
+	close(fd);
+	/* One side only. */
+	fd = socket(variant->domain, SOCK_STREAM, 0);
+	EXPECT_EQ(0, ng_attach_socket(self->fd, fd, NETGPU_MIN_RING_ENTRIES, 0, &a));
+	EXPECT_EQ(0U, a.completion_mmap_len);
+	close(fd);
+	EXPECT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, NETGPU_MIN_RING_ENTRIES, &a));
+	EXPECT_EQ(0U, a.rx_mmap_len);
+}
+
+TEST_F(sock, reserved)
+{
+	struct netgpu_attach_socket good = { .fd = self->pair[0], .rx_entries = RING, .completion_entries = RING }, bad;
+	struct netgpu_socket_stats stats;
+	struct netgpu_id id;
+	size_t i;
+
+	for (i = 0; i < 32; i++) {
+		bad = good;
+		bad.flags = 1U << i;
+		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_ATTACH_SOCKET, &bad)) TH_LOG("flags bit %zu", i);
+		bad = good;
+		bad.reserved = 1U << i;
+		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_ATTACH_SOCKET, &bad)) TH_LOG("reserved bit %zu", i);
+	}
+	for (i = 0; i < sizeof(bad.reserved2); i++) {
+		bad = good;
+		((char *)bad.reserved2)[i] = 1;
+		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_ATTACH_SOCKET, &bad)) TH_LOG("reserved2 byte %zu", i);
+	}
+	ASSERT_EQ(0, ng_ioctl(self->fd, NETGPU_IOC_ATTACH_SOCKET, &good));
+	for (i = 0; i < ARRAY_LEN(good.reserved2); i++)
+		EXPECT_EQ(0U, good.reserved2[i]);
+	for (i = 0; i < 32; i++) {
+		id = (struct netgpu_id){ .id = good.id, .reserved = 1U << i };
+		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_DETACH_SOCKET, &id)) TH_LOG("reserved bit %zu", i);
+		stats = (struct netgpu_socket_stats){ .id = good.id, .reserved = 1U << i };
+		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_SOCKET_STATS, &stats)) TH_LOG("reserved bit %zu", i);
+	}
+	for (i = 0; i < 64; i++) {
+		stats = (struct netgpu_socket_stats){ .id = good.id, .reserved2 = 1ULL << i };
+		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_SOCKET_STATS, &stats)) TH_LOG("reserved2 bit %zu", i);
+	}
+	EXPECT_EQ(0, ng_socket_stats(self->fd, good.id, &stats));
+	EXPECT_EQ(0U, stats.rx_zerocopy + stats.rx_copied + stats.rx_stalled + stats.tx_zerocopy + stats.tx_copied + stats.tx_pending);
+	EXPECT_EQ(0, ng_detach_socket(self->fd, good.id));
+	EXPECT_EQ(-ENOENT, ng_detach_socket(self->fd, good.id));
+	EXPECT_EQ(-ENOENT, ng_socket_stats(self->fd, good.id, &stats));
+}
+
+/* The answer cannot be written: the socket must not be attached. */
+TEST_F(sock, bad_pointers)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+	struct netgpu_attach_socket *arg = memory(page), a;
+	char name[64] = "";
+	socklen_t len = sizeof(name);
+
+	EXPECT_EQ(-EFAULT, ng_ioctl(self->fd, NETGPU_IOC_ATTACH_SOCKET, NULL));
+	EXPECT_EQ(-EFAULT, ng_ioctl(self->fd, NETGPU_IOC_ATTACH_SOCKET, hole(page)));
+	*arg = (struct netgpu_attach_socket){ .fd = self->pair[0], .rx_entries = RING, .completion_entries = RING };
+	ASSERT_EQ(0, mprotect(arg, page, PROT_READ));
+	EXPECT_EQ(-EFAULT, ng_ioctl(self->fd, NETGPU_IOC_ATTACH_SOCKET, arg));
+	ASSERT_EQ(0, getsockopt(self->pair[0], SOL_SOCKET, SO_BINDTODEVICE, name, &len));
+	EXPECT_STREQ("", name);
+	EXPECT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+}
+
+TEST_F(sock, mapping)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+	int rw = PROT_READ | PROT_WRITE;
+	struct netgpu_attach_socket a;
+	struct netgpu_ring *rx, *completion;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, a.rx_mmap_len + page, rw, MAP_SHARED, self->fd, a.rx_mmap_offset));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, a.rx_mmap_len, rw, MAP_PRIVATE, self->fd, a.rx_mmap_offset));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, a.rx_mmap_len, rw | PROT_EXEC, MAP_SHARED, self->fd, a.rx_mmap_offset));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, a.completion_mmap_len + page, rw, MAP_SHARED, self->fd, a.completion_mmap_offset));
+	rx = mmap(NULL, a.rx_mmap_len, rw, MAP_SHARED, self->fd, a.rx_mmap_offset);
+	ASSERT_NE(MAP_FAILED, (void *)rx);
+	completion = mmap(NULL, a.completion_mmap_len, rw, MAP_SHARED, self->fd, a.completion_mmap_offset);
+	ASSERT_NE(MAP_FAILED, (void *)completion);
+	EXPECT_EQ(0U, rx->producer | rx->consumer | rx->flags);
+	EXPECT_EQ(0U, completion->producer | completion->consumer | completion->flags);
+	/* Dead mappings stay. */
+	EXPECT_EQ(0, ng_detach_socket(self->fd, a.id));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, a.rx_mmap_len, rw, MAP_SHARED, self->fd, a.rx_mmap_offset));
+	rx->consumer = 1;
+	completion->consumer = 1;
+	close(self->fd);
+	self->fd = -1;
+	rx->consumer = 2;
+	EXPECT_EQ(0, munmap(rx, a.rx_mmap_len));
+	EXPECT_EQ(0, munmap(completion, a.completion_mmap_len));
+}
+
+/* Without an rx ring receiving stays as it was, and so does plain sending with a completion ring. */
+TEST_F(sock, plain_calls_stay)
+{
+	struct netgpu_attach_socket a;
+	char buf[6] = "";
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, RING, &a));
+	ASSERT_EQ(5, send(self->pair[1], "hello", 5, 0));
+	EXPECT_EQ(5, recv(self->pair[0], buf, 5, MSG_WAITALL));
+	EXPECT_STREQ("hello", buf);
+	ASSERT_EQ(5, send(self->pair[0], "world", 5, 0));
+	EXPECT_EQ(5, recv(self->pair[1], buf, 5, MSG_WAITALL));
+	EXPECT_STREQ("world", buf);
+}
+
+/* The end. */
+
+TEST_F(sock, context_goes)
+{
+	struct pollfd poll_in = { .fd = self->pair[0], .events = POLLIN };
+	struct netgpu_attach_socket a;
+	char byte;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_EQ(1, poll(&poll_in, 1, 5000));
+	EXPECT_EQ(-1, recv(self->pair[0], &byte, 1, MSG_DONTWAIT));
+	EXPECT_EQ(ECONNABORTED, errno);
+}
+
+TEST_F(sock, context_goes_while_a_thread_waits)
+{
+	struct pollfd poll_in = { .fd = self->pair[0], .events = POLLIN };
+	struct netgpu_attach_socket a;
+	pid_t child;
+	int status;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	child = fork();
+	if (!child) {
+		close(self->fd);
+		_exit(poll(&poll_in, 1, 10000) == 1 ? 0 : 1);
+	}
+	close(self->fd);
+	self->fd = -1;
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+TEST_F(sock, socket_goes_first)
+{
+	struct netgpu_attach_socket a;
+	struct netgpu_socket_stats stats;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	close(self->pair[0]);
+	self->pair[0] = -1;
+	/* Its number may live until it is detached or not, but nothing else. */
+	(void)ng_socket_stats(self->fd, a.id, &stats);
+	(void)ng_detach_socket(self->fd, a.id);
+	EXPECT_EQ(-ENOENT, ng_detach_socket(self->fd, a.id));
+}
+
+TEST_F(sock, attach_and_detach_many_times)
+{
+	struct netgpu_attach_socket a;
+	int round;
+
+	for (round = 0; round < 200; round++) {
+		int fd = socket(variant->domain, SOCK_STREAM, 0);
+
+		ASSERT_EQ(0, ng_attach_socket(self->fd, fd, RING, RING, &a)) TH_LOG("round %d", round);
+		if (round & 1)
+			ASSERT_EQ(0, ng_detach_socket(self->fd, a.id));
+		close(fd);
+	}
+}
+
+struct racer {
+	int fd;
+	int sock;
+	int ret;
+};
+
+static void *race_attach(void *arg)
+{
+	struct netgpu_attach_socket a;
+	struct racer *r = arg;
+
+	r->ret = ng_attach_socket(r->fd, r->sock, RING, RING, &a);
+	return NULL;
+}
+
+TEST_F(sock, attaching_races)
+{
+	int other = ng_open(), round;
+
+	ASSERT_EQ(0, ng_bind(other, nic_index()));
+	for (round = 0; round < 50; round++) {
+		int fd = socket(variant->domain, SOCK_STREAM, 0);
+		struct racer r[2] = { { self->fd, fd, 0 }, { other, fd, 0 } };
+		pthread_t thread;
+
+		ASSERT_EQ(0, pthread_create(&thread, NULL, race_attach, &r[0]));
+		race_attach(&r[1]);
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+		ASSERT_EQ(-EEXIST, r[0].ret + r[1].ret) TH_LOG("answers %d and %d", r[0].ret, r[1].ret);
+		close(fd);
+	}
+	close(other);
+}
+
+/* Sending. */
+
+static int send_zerocopy(int fd, const void *p, size_t len)
+{
+	ssize_t n = send(fd, p, len, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	return n < 0 ? -errno : n;
+}
+
+TEST_F(sock, send_from_outside)
+{
+	struct netgpu_attach_socket a;
+	struct netgpu_socket_stats stats;
+	size_t unit = self->unit;
+	char *end = self->mem + 64 * unit;
+	struct iovec mixed[] = { { self->mem, 100 }, { memory(unit), 100 } };
+	struct msghdr msg = { .msg_iov = mixed, .msg_iovlen = 2 };
+	char got;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	EXPECT_EQ(-EFAULT, send_zerocopy(self->pair[0], memory(unit), 100));
+	EXPECT_EQ(-EFAULT, send_zerocopy(self->pair[0], NULL, 100));
+	EXPECT_EQ(-EFAULT, send_zerocopy(self->pair[0], end - 99, 100));
+	EXPECT_EQ(-EFAULT, send_zerocopy(self->pair[0], self->mem - 1, 100));
+	EXPECT_EQ(-EFAULT, send_zerocopy(self->pair[0], (void *)0xffff888000000000, 100));
+	EXPECT_EQ(-EFAULT, send_zerocopy(self->pair[0], (void *)-100, 200));
+	EXPECT_EQ(-1, sendmsg(self->pair[0], &msg, MSG_ZEROCOPY | MSG_DONTWAIT));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-1, recv(self->pair[1], &got, 1, MSG_DONTWAIT));
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_EQ(0, ng_socket_stats(self->fd, a.id, &stats));
+	EXPECT_EQ(0U, stats.tx_zerocopy + stats.tx_copied + stats.tx_pending);
+	/* The last byte of the region is inside. */
+	EXPECT_EQ(100, send_zerocopy(self->pair[0], end - 100, 100));
+}
+
+TEST_F(sock, completions)
+{
+	struct netgpu_attach_socket a;
+	struct netgpu_socket_stats stats;
+	volatile struct netgpu_ring *ring;
+	volatile struct netgpu_completion *entries;
+	char *got = memory(4 * self->unit);
+	unsigned int i;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, 16, &a));
+	ring = mmap(NULL, a.completion_mmap_len, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, a.completion_mmap_offset);
+	ASSERT_NE(MAP_FAILED, (void *)ring);
+	entries = (void *)((char *)ring + NETGPU_RING_ENTRIES);
+	for (i = 0; i < 4 * self->unit; i++)
+		self->mem[i] = i * 7 + (i >> 12);
+	ASSERT_EQ((int)(4 * self->unit), send_zerocopy(self->pair[0], self->mem, 4 * self->unit));
+	ASSERT_EQ((ssize_t)(4 * self->unit), recv(self->pair[1], got, 4 * self->unit, MSG_WAITALL));
+	EXPECT_EQ(0, memcmp(self->mem, got, 4 * self->unit));
+	EXPECT_TRUE(WAIT_FOR(ring->producer == 1, 5000));
+	EXPECT_EQ(0U, entries[0].id);
+	EXPECT_EQ(0U, entries[0].flags);
+	EXPECT_EQ(0, ng_socket_stats(self->fd, a.id, &stats));
+	EXPECT_EQ(4 * self->unit, stats.tx_zerocopy);
+	EXPECT_EQ(0U, stats.tx_copied);
+	EXPECT_EQ(0U, stats.tx_pending);
+	/* Fifteen more fit, then the ring is full of unread entries. */
+	for (i = 1; i < 16; i++)
+		EXPECT_EQ(100, send_zerocopy(self->pair[0], self->mem, 100)) TH_LOG("send %u", i);
+	EXPECT_EQ(-ENOBUFS, send_zerocopy(self->pair[0], self->mem, 100));
+	EXPECT_TRUE(WAIT_FOR(ring->producer == 16, 5000));
+	EXPECT_EQ(-ENOBUFS, send_zerocopy(self->pair[0], self->mem, 100));
+	for (i = 1; i < 16; i++)
+		EXPECT_EQ(0U, entries[i].flags);
+	/* One read, one more. */
+	ring->consumer = 1;
+	EXPECT_EQ(100, send_zerocopy(self->pair[0], self->mem, 100));
+	EXPECT_EQ(-ENOBUFS, send_zerocopy(self->pair[0], self->mem, 100));
+	EXPECT_TRUE(WAIT_FOR(ring->producer == 17, 5000));
+	EXPECT_EQ(16U, entries[0].id);
+}
+
+/* A send of zero bytes queues nothing and has no number. */
+TEST_F(sock, empty_sends)
+{
+	struct netgpu_attach_socket a;
+	volatile struct netgpu_ring *ring;
+	int i;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, 16, &a));
+	ring = mmap(NULL, a.completion_mmap_len, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, a.completion_mmap_offset);
+	ASSERT_NE(MAP_FAILED, (void *)ring);
+	for (i = 0; i < 40; i++)
+		EXPECT_EQ(0, send_zerocopy(self->pair[0], self->mem, 0));
+	EXPECT_EQ(1, send_zerocopy(self->pair[0], self->mem, 1));
+	EXPECT_TRUE(WAIT_FOR(ring->producer == 1, 5000));
+	EXPECT_EQ(0U, ((volatile struct netgpu_completion *)((char *)ring + NETGPU_RING_ENTRIES))->id);
+}
+
+/* The connection breaks with sends under way: every one of them completes. */
+TEST_F(sock, reset_completes_everything)
+{
+	struct netgpu_attach_socket a;
+	struct linger now = { 1, 0 };
+	struct netgpu_socket_stats stats;
+	volatile struct netgpu_ring *ring;
+	unsigned int sent = 0;
+	int small = 4096;
+
+	setsockopt(self->pair[1], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, RING, &a));
+	ring = mmap(NULL, a.completion_mmap_len, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, a.completion_mmap_offset);
+	ASSERT_NE(MAP_FAILED, (void *)ring);
+	while (sent < RING && send_zerocopy(self->pair[0], self->mem, 64 * self->unit) > 0)
+		sent++;
+	ASSERT_LT(0U, sent);
+	ASSERT_EQ(0, setsockopt(self->pair[1], SOL_SOCKET, SO_LINGER, &now, sizeof(now)));
+	close(self->pair[1]);
+	self->pair[1] = -1;
+	EXPECT_TRUE(WAIT_FOR(ring->producer == sent, 10000)) TH_LOG("%u of %u", ring->producer, sent);
+	EXPECT_EQ(0, ng_socket_stats(self->fd, a.id, &stats));
+	EXPECT_EQ(0U, stats.tx_pending);
+	EXPECT_GT(0, send_zerocopy(self->pair[0], self->mem, 100));
+}
+
+TEST_HARNESS_MAIN
