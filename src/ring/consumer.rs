@@ -3,7 +3,6 @@
 //! The reading side of a ring.
 
 use super::{
-    used,
     Memory,
     STALLED, //
 };
@@ -32,6 +31,17 @@ impl<M: Memory> Consumer<M> {
         }
     }
 
+    /// Makes the consumer of an empty ring whose indices are at `index`, for tests of the wrap.
+    #[cfg(test)]
+    pub fn starting_at(memory: M, index: u32) -> Self {
+        // INVARIANT: The difference is zero.
+        Self {
+            memory,
+            next: index,
+            produced: index,
+        }
+    }
+
     /// The memory that the ring lies in.
     pub fn memory(&self) -> &M {
         &self.memory
@@ -40,7 +50,7 @@ impl<M: Memory> Consumer<M> {
     /// Number of entries that can be popped now, by the producer's latest word.
     pub fn available(&mut self) -> u32 {
         let produced = self.memory.load_producer();
-        match used(produced, self.next, self.memory.entries()) {
+        match super::used(produced, self.next, self.memory.entries()) {
             Some(used) => {
                 // INVARIANT: `used()` has checked the distance.
                 self.produced = produced;

@@ -3,7 +3,6 @@
 //! The writing side of a ring.
 
 use super::{
-    used,
     Memory,
     STALLED, //
 };
@@ -39,6 +38,18 @@ impl<M: Memory> Producer<M> {
         }
     }
 
+    /// Makes the producer of an empty ring whose indices are at `index`, for tests of the wrap.
+    #[cfg(test)]
+    pub fn starting_at(memory: M, index: u32) -> Self {
+        // INVARIANT: All differences are zero.
+        Self {
+            memory,
+            next: index,
+            published: index,
+            consumed: index,
+        }
+    }
+
     /// The memory that the ring lies in.
     pub fn memory(&self) -> &M {
         &self.memory
@@ -47,7 +58,7 @@ impl<M: Memory> Producer<M> {
     /// Number of entries that can be pushed now, by the consumer's latest word.
     pub fn room(&mut self) -> u32 {
         let consumed = self.memory.load_consumer();
-        match used(self.next, consumed, self.memory.entries()) {
+        match super::used(self.next, consumed, self.memory.entries()) {
             Some(used) => {
                 // INVARIANT: `used()` has checked the distance.
                 self.consumed = consumed;
@@ -61,7 +72,7 @@ impl<M: Memory> Producer<M> {
     /// were ever possible if that word cannot be true.
     pub fn unread(&self) -> u32 {
         let entries = self.memory.entries();
-        used(self.published, self.memory.load_consumer(), entries).unwrap_or(entries)
+        super::used(self.published, self.memory.load_consumer(), entries).unwrap_or(entries)
     }
 
     /// Writes `entry` into the next slot; the consumer sees it after [`Self::publish`].
