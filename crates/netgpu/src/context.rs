@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Contexts: regions, queues and sockets of one network device.
+
+use std::net::TcpStream;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::area::{Region, RegionShared, open_device};
+use crate::error::{Command, Error};
+use crate::queue::{Queue, QueueConfig};
+use crate::socket::{Socket, SocketConfig};
+use crate::sys::{self, Device};
+
+/// Regions attached to one network device, its receive queues taken over, and TCP sockets.
+///
+/// Queues and sockets keep their context alive; dropping this handle first is legal.
+#[derive(Debug)]
+pub struct Context {
+    shared: Arc<ContextShared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ContextShared {
+    pub(crate) device: Device,
+    interface: String,
+    /// Only grows: what was delivered stays valid.
+    regions: RwLock<Vec<Arc<RegionShared>>>,
+}
+
+impl Context {
+    /// Opens a context for the network device of that name, in the network namespace of this process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Interface`] for an unknown name; [`Error::Device`], [`Error::Version`], [`Error::Refused`].
+    pub fn open(interface: &str) -> Result<Self, Error> {
+        let ifindex = interface_index(interface).map_err(|source| Error::Interface {
+            name: interface.into(),
+            source,
+        })?;
+        let (device, _) = open_device()?;
+        device
+            .bind(sys::netgpu_bind {
+                ifindex,
+                ..Default::default()
+            })
+            .map_err(|error| Error::refused(Command::Bind, interface, error))?;
+        let shared = ContextShared {
+            device,
+            interface: interface.into(),
+            regions: RwLock::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Maps a region for DMA by the context's device. The context keeps the region from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`], for example when it is attached already.
+    pub fn attach(&self, region: &Region) -> Result<(), Error> {
+        let region = &region.shared;
+        let argument = sys::netgpu_attach_region {
+            area_fd: region.area_fd(),
+            index: region.index(),
+            ..Default::default()
+        };
+        // The lock is held across the command, so that no delivery is looked up between the two steps.
+        let mut regions = self
+            .shared
+            .regions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.shared
+            .device
+            .attach_region(argument)
+            .map_err(|error| {
+                Error::refused(Command::AttachRegion, self.shared.interface.as_str(), error)
+            })?;
+        regions.push(region.clone());
+        Ok(())
+    }
+
+    /// Takes over a receive queue of the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with the device's reason.
+    pub fn open_queue(&self, config: QueueConfig) -> Result<Queue, Error> {
+        Queue::open(&self.shared, config)
+    }
+
+    /// Attaches a TCP socket.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`]; [`Error::ForeignContext`] when the configuration names a queue of another context.
+    pub fn attach_socket(
+        &self,
+        stream: TcpStream,
+        config: SocketConfig<'_>,
+    ) -> Result<Socket, Error> {
+        Socket::attach(&self.shared, stream, config)
+    }
+
+    /// Name of the network device.
+    pub fn interface(&self) -> &str {
+        self.shared.interface()
+    }
+}
+
+impl ContextShared {
+    pub(crate) fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Calls `f` with the regions attached so far.
+    pub(crate) fn with_regions<T>(&self, f: impl FnOnce(&[Arc<RegionShared>]) -> T) -> T {
+        f(&self.regions.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn interface_index(name: &str) -> std::io::Result<u32> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+    let any = socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    Ok(netdevice::name_to_index(any, name)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_interfaces_are_named() {
+        let error = Context::open("no-such-dev").expect_err("there is none of that name");
+        assert!(
+            matches!(&error, Error::Interface { name, .. } if name == "no-such-dev"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn loopback_has_an_index() {
+        assert_eq!(
+            interface_index("lo").expect("every namespace has a loopback device"),
+            1
+        );
+    }
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can go wrong: one enum, whose messages say what happened, why, and what to do.
+
+use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::memory::Backing;
+use crate::sys;
+
+/// An error of this library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The device could not be opened.
+    #[error("cannot open {}: {}", sys::DEVICE, device_hint(source))]
+    Device {
+        /// What open(2) answered.
+        source: io::Error,
+    },
+
+    /// The kernel module speaks another version of the user API.
+    #[error(
+        "the kernel module has version {kernel} of the user API and this program version {library}: \
+         install the two from one release"
+    )]
+    Version {
+        /// The kernel's.
+        kernel: u32,
+        /// This library's.
+        library: u32,
+    },
+
+    /// Memory could not be allocated.
+    #[error("cannot allocate {len} bytes of memory{}", backing_hint(*.backing))]
+    Memory {
+        /// Bytes asked for.
+        len: usize,
+        /// Kind of memory asked for.
+        backing: Backing,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+
+    /// There is no network device of this name in the network namespace of the process.
+    #[error("there is no network device {name:?} here; `ip link` lists those that are")]
+    Interface {
+        /// The name.
+        name: String,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+
+    /// The kernel refused a command.
+    #[error("{command} {subject}: {}", refusal(*.command, detail.as_deref(), source))]
+    Refused {
+        /// The command.
+        command: Command,
+        /// What the command was about.
+        subject: String,
+        /// The kernel's own words, where it had any.
+        detail: Option<String>,
+        /// The errno.
+        source: io::Error,
+    },
+
+    /// A socket call failed: the connection is gone, or the call was not possible.
+    #[error("{what}: {}", socket_hint(source))]
+    Socket {
+        /// What was tried.
+        what: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
+
+    /// The kernel delivered bytes that lie in no attached region. The connection cannot be used any further.
+    #[error(
+        "the kernel delivered {len} bytes at {address:#x}, which is in no attached region; \
+         this is a defect of netgpu, please report it"
+    )]
+    Stray {
+        /// Address of the first byte.
+        address: u64,
+        /// Number of bytes.
+        len: u64,
+    },
+
+    /// Two objects do not belong together: they come from different contexts.
+    #[error("the {0} belongs to another context; open both from the same one")]
+    ForeignContext(&'static str),
+
+    /// The socket was attached without the ring that the call needs.
+    #[error("the socket was attached without a ring for {0}; see SocketConfig")]
+    NoRing(&'static str),
+}
+
+impl Error {
+    pub(crate) fn refused(command: Command, subject: impl Into<String>, source: io::Error) -> Self {
+        Self::Refused {
+            command,
+            subject: subject.into(),
+            detail: None,
+            source,
+        }
+    }
+
+    /// The errno behind the error, if there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Device { source }
+            | Self::Memory { source, .. }
+            | Self::Interface { source, .. }
+            | Self::Refused { source, .. }
+            | Self::Socket { source, .. } => source.raw_os_error(),
+            Self::Version { .. }
+            | Self::Stray { .. }
+            | Self::ForeignContext(_)
+            | Self::NoRing(_) => None,
+        }
+    }
+}
+
+/// A command of `/dev/netgpu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// Ask for the version.
+    Info,
+    /// Pin memory.
+    AddRegion,
+    /// Make a context for a network device.
+    Bind,
+    /// Attach a region to a context.
+    AttachRegion,
+    /// Take a receive queue.
+    OpenQueue,
+    /// Attach a TCP socket.
+    AttachSocket,
+    /// Map a ring.
+    MapRing,
+    /// Read counters.
+    Statistics,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Info => "cannot ask for the version of",
+            Self::AddRegion => "cannot pin",
+            Self::Bind => "cannot make a context for",
+            Self::AttachRegion => "cannot attach the memory to",
+            Self::OpenQueue => "cannot take",
+            Self::AttachSocket => "cannot attach the TCP socket to",
+            Self::MapRing => "cannot map",
+            Self::Statistics => "cannot read the counters of",
+        })
+    }
+}
+
+/// The reason of a refusal: the kernel's own words, else the meaning that the header of the user API gives to the
+/// errno of this command, else the errno's usual text.
+fn refusal(command: Command, detail: Option<&str>, source: &io::Error) -> String {
+    let meaning = source
+        .raw_os_error()
+        .and_then(|errno| meaning(command, Errno::from_raw_os_error(errno)));
+    match (detail, meaning) {
+        (Some(detail), Some(meaning)) => format!("{detail} ({meaning})"),
+        (Some(detail), None) => detail.to_owned(),
+        (None, Some(meaning)) => meaning.to_owned(),
+        (None, None) => source.to_string(),
+    }
+}
+
+/// What an errno of a command means and what to do about it, from the "Errors" of `include/uapi/linux/netgpu.h`.
+fn meaning(command: Command, errno: Errno) -> Option<&'static str> {
+    use Command as C;
+    Some(match (command, errno) {
+        (C::Info, Errno::NOTTY) => {
+            "the device is not netgpu's; is another module loaded under its name?"
+        }
+
+        (C::AddRegion, Errno::NOMEM) => {
+            "RLIMIT_MEMLOCK does not allow so much pinned memory, or there is not as much; \
+             raise the limit (`ulimit -l`) or register less"
+        }
+        (C::AddRegion, Errno::INVAL) => {
+            "its address or length is not a multiple of the buffer size"
+        }
+        (C::AddRegion, Errno::FAULT) => "it is not mapped, or not writable",
+        (C::AddRegion, Errno::EXIST) => "it overlaps another region of the area",
+        (C::AddRegion, Errno::OPNOTSUPP) => {
+            "memory of this kind cannot be pinned; use anonymous memory, a memfd or huge pages"
+        }
+        (C::AddRegion, Errno::NOSPC) => "the area has as many regions as it can have",
+
+        (C::Bind, Errno::NODEV) => "the network device is gone",
+        (C::Bind, Errno::OPNOTSUPP) => {
+            "it is no device with DMA of its own; name the NIC's physical port, not a bridge, VLAN or tunnel on it"
+        }
+
+        (C::AttachRegion, Errno::EXIST) => {
+            "its addresses overlap a region that is attached already"
+        }
+        (C::AttachRegion, Errno::IO) => {
+            "the device cannot reach the memory by DMA without bounce buffers; \
+             boot without swiotlb=force or use a device with 64-bit DMA"
+        }
+        (C::AttachRegion, Errno::NODEV) => "the network device is gone",
+        (C::AttachRegion, Errno::NOSPC) => "the context has as many regions as it can have",
+
+        (C::OpenQueue, Errno::PERM) => "CAP_NET_ADMIN is needed; run it as root",
+        (C::OpenQueue, Errno::INVAL) => {
+            "header split is off on the device, or the ring size or header length is out of range; \
+             `ethtool -G DEVICE tcp-data-split on` turns header split on"
+        }
+        (C::OpenQueue, Errno::RANGE) => {
+            "the device has no such receive queue; `ethtool -l DEVICE` shows how many it has"
+        }
+        (C::OpenQueue, Errno::BUSY) => "AF_XDP or another owner has the queue; take another one",
+        (C::OpenQueue, Errno::EXIST) => {
+            "an XDP program runs on the device; `ip link set DEVICE xdp off` takes it off"
+        }
+        (C::OpenQueue, Errno::OPNOTSUPP) => {
+            "the device or its driver cannot place payload in chosen memory"
+        }
+        (C::OpenQueue, Errno::NODEV) => "the network device is gone",
+        (C::OpenQueue, Errno::NETDOWN) => {
+            "the interface is down; `ip link set DEVICE up` brings it up"
+        }
+
+        (C::AttachSocket, Errno::OPNOTSUPP) => "it is not TCP over IPv4 or IPv6",
+        (C::AttachSocket, Errno::INVAL) => {
+            "it is listening (attach the accepted one), or a ring size is no power of two or out of range"
+        }
+        (C::AttachSocket, Errno::EXIST) => {
+            "it has another upper layer protocol such as TLS, or is attached already"
+        }
+        (C::AttachSocket, Errno::PERM) => {
+            "binding it to the device needs CAP_NET_RAW; run it as root"
+        }
+        (C::AttachSocket, Errno::NODEV) => "the network device is gone",
+        (C::AttachSocket, Errno::XDEV) => {
+            "it is in another network namespace than the device, or bound to another device"
+        }
+        _ => return None,
+    })
+}
+
+fn device_hint(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::NotFound => "the kernel module is not loaded; run `modprobe netgpu`".into(),
+        io::ErrorKind::PermissionDenied => {
+            "no permission; run it as root or change the device's mode".into()
+        }
+        _ => source.to_string(),
+    }
+}
+
+fn backing_hint(backing: Backing) -> &'static str {
+    match backing {
+        Backing::Anonymous | Backing::Memfd => "",
+        Backing::Huge2M => {
+            " in huge pages of 2 MiB; `sysctl vm.nr_hugepages=N` reserves N of them, where memory allows"
+        }
+    }
+}
+
+fn socket_hint(source: &io::Error) -> String {
+    match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::CONNABORTED) => {
+            "the netgpu context of the socket is gone, or the module was removed".into()
+        }
+        Some(Errno::CONNRESET) => "the peer has reset the connection".into(),
+        Some(Errno::PIPE) => "the peer does not take data any more".into(),
+        Some(Errno::TIMEDOUT) => "the peer does not answer any more".into(),
+        Some(Errno::FAULT) => "the memory is not in a region attached to the context".into(),
+        _ => source.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_why_and_what_to_do() {
+        let refused = |detail: Option<&str>, errno: Errno| {
+            Error::Refused {
+                command: Command::OpenQueue,
+                subject: "queue 3 of eth0".into(),
+                detail: detail.map(Into::into),
+                source: errno.into(),
+            }
+            .to_string()
+        };
+        assert_eq!(
+            refused(None, Errno::RANGE),
+            "cannot take queue 3 of eth0: the device has no such receive queue; \
+             `ethtool -l DEVICE` shows how many it has"
+        );
+        assert_eq!(
+            refused(Some("queue is leased"), Errno::NOTCONN),
+            "cannot take queue 3 of eth0: queue is leased"
+        );
+        assert!(refused(Some("tcp-data-split is disabled"), Errno::INVAL).contains("ethtool -G"));
+    }
+
+    #[test]
+    fn errno_survives() {
+        let error = Error::refused(Command::Bind, "eth0", Errno::NODEV.into());
+        assert_eq!(error.errno(), Some(Errno::NODEV.raw_os_error()));
+        assert_eq!(Error::ForeignContext("queue").errno(), None);
+    }
+}

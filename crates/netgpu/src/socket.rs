@@ -1,0 +1,486 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Attached TCP sockets: receiving in place, sending in place.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpStream;
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+
+use crate::context::ContextShared;
+use crate::error::{Command, Error};
+use crate::queue::{Queue, QueueShared, ring_entries};
+use crate::ring::{Consumer, Deliveries, Mapped};
+use crate::span::{Held, Payload};
+use crate::sys;
+
+/// `MSG_ZEROCOPY` of `include/linux/socket.h`.
+const MSG_ZEROCOPY: SendFlags = SendFlags::from_bits_retain(0x400_0000);
+
+/// What an attached socket does. Ring sizes round up to a power of two, into the range that the kernel allows.
+#[derive(Debug, Clone)]
+pub struct SocketConfig<'q> {
+    /// Receive in place, and return buffers through this queue, one of the socket's context. Without it received data
+    /// is read from the stream as ever.
+    pub receive: Option<&'q Queue>,
+    /// Entries of the rx ring: received pieces that may wait there.
+    pub rx_entries: u32,
+    /// Send in place. Without it the stream is written to as ever.
+    pub send: bool,
+    /// Entries of the completion ring: sends that may be unfinished at a time.
+    pub completion_entries: u32,
+}
+
+impl Default for SocketConfig<'_> {
+    /// Neither receives nor sends in place; 4096 entries of the rx ring, 1024 of the completion ring.
+    fn default() -> Self {
+        Self {
+            receive: None,
+            rx_entries: 4096,
+            send: false,
+            completion_entries: 1024,
+        }
+    }
+}
+
+/// A TCP socket attached to a context.
+///
+/// The stream is the application's own: [`Socket::stream`] gives it for everything but moving data. The file
+/// descriptor works with poll(2), epoll(7) and what builds on them: it is readable while [`Socket::try_recv`] or
+/// [`Socket::try_completion`] has something to say.
+///
+/// Dropping it detaches and closes the socket. Memory of sends that have not finished by then stays with the kernel
+/// and is not free again as long as its region lives.
+#[derive(Debug)]
+pub struct Socket {
+    rx: Option<Rx>,
+    tx: Option<Tx>,
+    id: u32,
+    stream: TcpStream,
+    context: Arc<ContextShared>,
+}
+
+#[derive(Debug)]
+struct Rx {
+    ring: Deliveries,
+    queue: Arc<QueueShared>,
+    /// What recv(2) said about the end while the ring still held entries: to be told when those are gone.
+    end: Option<io::Result<()>>,
+}
+
+#[derive(Debug)]
+struct Tx {
+    ring: Consumer<Mapped<sys::netgpu_completion>>,
+    /// Unfinished sends by number; the first is number `oldest`. [`None`] for one that finished out of order.
+    in_flight: VecDeque<Option<Payload>>,
+    oldest: u32,
+}
+
+/// What [`Socket::try_recv`] found.
+#[derive(Debug)]
+pub enum Received {
+    /// The next bytes of the stream.
+    Piece(Piece),
+    /// Nothing yet: wait until the socket is readable.
+    Nothing,
+    /// The peer has closed its side, and everything was received.
+    End,
+}
+
+/// A finished send.
+#[derive(Debug)]
+pub struct Completion {
+    /// Some bytes of the send were copied on their way.
+    pub copied: bool,
+    /// The bytes, which no device reads any longer.
+    pub payload: Payload,
+}
+
+impl Socket {
+    pub(crate) fn attach(
+        context: &Arc<ContextShared>,
+        stream: TcpStream,
+        config: SocketConfig<'_>,
+    ) -> Result<Self, Error> {
+        let SocketConfig {
+            receive,
+            rx_entries,
+            send,
+            completion_entries,
+        } = config;
+        if receive.is_some_and(|queue| !Arc::ptr_eq(queue.shared().context(), context)) {
+            return Err(Error::ForeignContext("queue"));
+        }
+        let rx_entries = if receive.is_some() {
+            ring_entries(rx_entries)
+        } else {
+            0
+        };
+        let completion_entries = if send {
+            ring_entries(completion_entries)
+        } else {
+            0
+        };
+
+        let mut argument = sys::netgpu_attach_socket {
+            fd: stream.as_raw_fd(),
+            rx_entries,
+            completion_entries,
+            ..Default::default()
+        };
+        let device = &context.device;
+        device
+            .attach_socket(&mut argument)
+            .map_err(|error| Error::refused(Command::AttachSocket, context.interface(), error))?;
+        // From here on dropping `socket` detaches.
+        let mut socket = Self {
+            rx: None,
+            tx: None,
+            id: argument.id,
+            stream,
+            context: context.clone(),
+        };
+
+        let unmapped =
+            |ring: &'static str| move |error| Error::refused(Command::MapRing, ring, error);
+        if let Some(queue) = receive {
+            let sys::netgpu_attach_socket {
+                rx_mmap_offset,
+                rx_mmap_len,
+                ..
+            } = argument;
+            let ring = Mapped::new(device, rx_mmap_offset, rx_mmap_len, rx_entries)
+                .map_err(unmapped("the rx ring"))?;
+            let queue = queue.shared().clone();
+            socket.rx = Some(Rx {
+                ring: Deliveries::new(ring),
+                queue,
+                end: None,
+            });
+        }
+        if send {
+            let sys::netgpu_attach_socket {
+                completion_mmap_offset,
+                completion_mmap_len,
+                ..
+            } = argument;
+            let ring = Mapped::new(
+                device,
+                completion_mmap_offset,
+                completion_mmap_len,
+                completion_entries,
+            )
+            .map_err(unmapped("the completion ring"))?;
+            socket.tx = Some(Tx {
+                ring: Consumer::new(ring),
+                in_flight: VecDeque::new(),
+                oldest: 0,
+            });
+        }
+        Ok(socket)
+    }
+
+    /// The stream: for its addresses, options, `shutdown`.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Takes the next received bytes, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`] when the connection has failed, after everything that came before was received;
+    /// [`Error::NoRing`]; [`Error::Stray`].
+    pub fn try_recv(&mut self) -> Result<Received, Error> {
+        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        if rx.ring.should_release() && rx.ring.release() {
+            rx.resume(&self.stream);
+        }
+        let mut delivery = rx.ring.pop();
+        if delivery.is_none() && rx.end.is_none() {
+            // All slots are free now, and buffers may have come back: whatever had stalled the kernel, it can go on.
+            // This is also how the end of the stream is found.
+            rx.ring.release();
+            rx.resume(&self.stream);
+            delivery = rx.ring.pop();
+        }
+        let Some(delivery) = delivery else {
+            return match rx.end.take() {
+                None => Ok(Received::Nothing),
+                Some(Ok(())) => {
+                    rx.end = Some(Ok(()));
+                    Ok(Received::End)
+                }
+                Some(Err(source)) => Err(Error::Socket {
+                    what: "cannot receive",
+                    source,
+                }),
+            };
+        };
+        let held = self
+            .context
+            .with_regions(|regions| Held::new(&delivery, regions));
+        let Some(held) = held else {
+            return Err(Error::Stray {
+                address: delivery.address(),
+                len: delivery.len(),
+            });
+        };
+        Ok(Received::Piece(Piece {
+            held,
+            queue: rx.queue.clone(),
+        }))
+    }
+
+    /// Receives the next bytes, waiting for them; [`None`] at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::try_recv`].
+    pub fn recv(&mut self) -> Result<Option<Piece>, Error> {
+        loop {
+            match self.try_recv()? {
+                Received::Piece(piece) => return Ok(Some(piece)),
+                Received::End => return Ok(None),
+                Received::Nothing => self.wait(PollFlags::IN)?,
+            }
+        }
+    }
+
+    /// Queues bytes from the front of `payload` for sending, without waiting, and advances it by that many.
+    ///
+    /// Returns how many. Zero: the send buffer is full, or there are as many unfinished sends as the completion ring
+    /// has entries; wait until the socket is writable or a send completes. The memory is read until the
+    /// [`Completion`] of these bytes arrives, which has them as its payload.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`] when the connection has failed, or the memory is not in a region attached to the context;
+    /// [`Error::NoRing`].
+    pub fn try_send(&mut self, payload: &mut Payload) -> Result<usize, Error> {
+        let tx = self.tx.as_mut().ok_or(Error::NoRing("sending"))?;
+        if payload.is_empty() {
+            return Ok(0);
+        }
+        let flags = MSG_ZEROCOPY | SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut control = SendAncillaryBuffer::default();
+        let sent = loop {
+            match rustix::net::sendmsg(
+                &self.stream,
+                &[io::IoSlice::new(payload)],
+                &mut control,
+                flags,
+            ) {
+                Ok(sent) => break sent,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN | Errno::NOBUFS) => return Ok(0),
+                Err(errno) => {
+                    return Err(Error::Socket {
+                        what: "cannot send",
+                        source: errno.into(),
+                    });
+                }
+            }
+        };
+        if sent > 0 {
+            tx.in_flight.push_back(Some(payload.head(sent)));
+            payload.advance(sent);
+        }
+        Ok(sent)
+    }
+
+    /// Takes a finished send, without waiting. Sends need not finish in the order in which they were made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRing`].
+    pub fn try_completion(&mut self) -> Result<Option<Completion>, Error> {
+        let tx = self.tx.as_mut().ok_or(Error::NoRing("sending"))?;
+        while let Some(entry) = tx.ring.pop() {
+            // The kernel reserves a slot for each send, so it never stalls on this ring.
+            tx.ring.release();
+            // A send that was not made through this library has no payload here.
+            if let Some(payload) = tx.finish(entry.id) {
+                let copied = entry.flags & sys::NETGPU_COMPLETION_COPIED != 0;
+                return Ok(Some(Completion { copied, payload }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for a finished send; [`None`] when there is no unfinished one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Socket::try_completion`].
+    pub fn completion(&mut self) -> Result<Option<Completion>, Error> {
+        loop {
+            if let Some(completion) = self.try_completion()? {
+                return Ok(Some(completion));
+            }
+            if self.in_flight() == 0 {
+                return Ok(None);
+            }
+            self.wait(PollFlags::IN)?;
+        }
+    }
+
+    /// Number of sends that have not finished.
+    pub fn in_flight(&self) -> usize {
+        self.tx
+            .as_ref()
+            .map_or(0, |tx| tx.in_flight.iter().flatten().count())
+    }
+
+    /// Reads the socket's counters.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] when the context is gone.
+    pub fn statistics(&self) -> Result<SocketStatistics, Error> {
+        let mut counters = sys::netgpu_socket_stats {
+            id: self.id,
+            ..Default::default()
+        };
+        self.context
+            .device
+            .socket_stats(&mut counters)
+            .map_err(|error| Error::refused(Command::Statistics, "the socket", error))?;
+        let sys::netgpu_socket_stats {
+            id: _,
+            reserved: _,
+            rx_zerocopy,
+            rx_copied,
+            rx_stalled,
+            tx_zerocopy,
+            tx_copied,
+            tx_pending,
+            reserved2: _,
+        } = counters;
+        Ok(SocketStatistics {
+            rx_zerocopy,
+            rx_copied,
+            rx_stalled,
+            tx_zerocopy,
+            tx_copied,
+            tx_pending,
+        })
+    }
+
+    fn wait(&self, events: PollFlags) -> Result<(), Error> {
+        let mut fds = [PollFd::new(&self.stream, events)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(Error::Socket {
+                what: "cannot wait",
+                source: errno.into(),
+            }),
+        }
+    }
+}
+
+impl Rx {
+    /// Has the kernel move to the ring what waits in the socket, and learns whether the stream has ended.
+    fn resume(&mut self, stream: &TcpStream) {
+        // On an attached socket no bytes are returned: they go to the ring.
+        let mut nothing = [0u8; 1];
+        loop {
+            match rustix::net::recv(stream, &mut nothing[..], RecvFlags::DONTWAIT) {
+                Ok(_) => self.end = Some(Ok(())),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {}
+                Err(errno) => self.end = Some(Err(errno.into())),
+            }
+            return;
+        }
+    }
+}
+
+impl Tx {
+    /// Takes the payload of send number `id` out; [`None`] if there is no such unfinished send.
+    fn finish(&mut self, id: u32) -> Option<Payload> {
+        let index = usize::try_from(id.wrapping_sub(self.oldest)).ok()?;
+        let payload = self.in_flight.get_mut(index)?.take();
+        while let Some(None) = self.in_flight.front() {
+            self.in_flight.pop_front();
+            self.oldest = self.oldest.wrapping_add(1);
+        }
+        payload
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let id = sys::netgpu_id {
+            id: self.id,
+            ..Default::default()
+        };
+        let detached = self.context.device.detach_socket(id);
+        debug_assert!(
+            detached.is_ok(),
+            "detaching an attached socket: {detached:?}"
+        );
+        if let Some(tx) = &mut self.tx {
+            // The device may still read these bytes: their spans must not become free for someone to write to.
+            tx.in_flight.drain(..).for_each(std::mem::forget);
+        }
+    }
+}
+
+/// Received bytes, in place. Dropping it returns the buffer to the kernel.
+#[derive(Debug)]
+pub struct Piece {
+    held: Held,
+    queue: Arc<QueueShared>,
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.held.bytes()
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // Nobody looks at the bytes after this: `held` is dropped next.
+        self.queue.give_back(self.held.address());
+    }
+}
+
+/// Counters of a socket since it was attached, in bytes unless said otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SocketStatistics {
+    /// Delivered where the NIC's DMA put them.
+    pub rx_zerocopy: u64,
+    /// Delivered after a copy by the CPU.
+    pub rx_copied: u64,
+    /// Times that delivery stopped for want of ring space, of buffers to copy into, or of the socket's share of
+    /// buffers.
+    pub rx_stalled: u64,
+    /// Queued for sending straight from a region.
+    pub tx_zerocopy: u64,
+    /// Bytes of finished sends that were copied on their way.
+    pub tx_copied: u64,
+    /// Sends that have not finished.
+    pub tx_pending: u64,
+}

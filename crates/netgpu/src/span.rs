@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Parts of regions and who may touch them: owned ([`Span`]), being sent ([`Payload`]), received ([`Held`]).
+//!
+//! The kernel's devices read and write registered memory behind the compiler's back. What makes slices of it sound is
+//! that each buffer is in one hand at a time:
+//!
+//! - A [`Span`] owns its buffers alone. The kernel has never been given them, so no device writes to them.
+//! - A span that is donated is gone: no safe code can name its bytes again but through what the kernel delivers.
+//! - Delivered bytes belong to user space until they are returned (the rule at `struct netgpu_fill_entry` in the
+//!   header of the user API). [`Held`] is made of one delivery and lives until the return.
+//! - Sending only reads. A [`Payload`] gives out shared slices, and keeps its span until the send has finished.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::Arc;
+
+use crate::area::RegionShared;
+use crate::ring::Delivery;
+
+/// The free buffers of a region: first buffer to number of buffers, no two of them touching.
+#[derive(Debug)]
+pub(crate) struct Extents {
+    free: BTreeMap<usize, usize>,
+}
+
+impl Extents {
+    /// All of the `buffers` buffers are free.
+    pub(crate) fn new(buffers: usize) -> Self {
+        let free = (buffers > 0).then_some((0, buffers));
+        Self {
+            free: free.into_iter().collect(),
+        }
+    }
+
+    /// Takes `count` neighbouring buffers, from the lowest place where there are as many; returns the first one.
+    pub(crate) fn take(&mut self, count: usize) -> Option<usize> {
+        if count == 0 {
+            return None;
+        }
+        let (&first, &found) = self.free.iter().find(|&(_, &found)| found >= count)?;
+        self.free.remove(&first);
+        if found > count {
+            self.free.insert(first + count, found - count);
+        }
+        Some(first)
+    }
+
+    /// Gives `count` buffers from `first` on back, which were taken and not given back since.
+    pub(crate) fn give(&mut self, mut first: usize, mut count: usize) {
+        if count == 0 {
+            return;
+        }
+        if let Some(behind) = self.free.remove(&(first + count)) {
+            count += behind;
+        }
+        if let Some((&before, &found)) = self.free.range(..first).next_back()
+            && before + found == first
+        {
+            first = before;
+            count += found;
+        }
+        self.free.insert(first, count);
+    }
+}
+
+/// Whole buffers of a region that the holder owns alone.
+///
+/// Dereferences to its bytes. Dropping it frees the buffers for [`Region::take`](crate::Region::take).
+///
+/// # Invariants
+///
+/// The buffers lie in the region, were taken from its free ones, and no other value refers to them.
+pub struct Span {
+    region: Arc<RegionShared>,
+    first: usize,
+    buffers: usize,
+}
+
+impl Span {
+    /// `buffers` buffers from `first` on have just been taken from the free ones of `region`.
+    pub(crate) fn new(region: Arc<RegionShared>, first: usize, buffers: usize) -> Self {
+        // INVARIANT: By what `Extents::take` returns.
+        Self {
+            region,
+            first,
+            buffers,
+        }
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        let offset = self.first * self.region.buffer_size();
+        // SAFETY: The offset is that of a buffer of the region, by the type invariant.
+        unsafe { self.region.memory().start().add(offset) }
+    }
+
+    fn bytes(&self) -> usize {
+        self.buffers * self.region.buffer_size()
+    }
+
+    /// Gives the buffers up for good, so that they are nobody's in this process as long as the region lives; returns
+    /// their addresses, for the fill ring.
+    pub(crate) fn surrender(mut self) -> impl Iterator<Item = u64> + use<> {
+        let start = self.start().as_ptr().expose_provenance() as u64;
+        let step = self.region.buffer_size() as u64;
+        // INVARIANT: The span is empty from here on, and dropping it frees nothing.
+        let buffers = std::mem::take(&mut self.buffers) as u64;
+        (0..buffers).map(move |buffer| start + buffer * step)
+    }
+
+    pub(crate) fn region(&self) -> &Arc<RegionShared> {
+        &self.region
+    }
+
+    /// Turns the bytes in `range` into a payload to send.
+    ///
+    /// # Panics
+    ///
+    /// When `range` is not within the span.
+    pub fn into_payload(self, range: Range<usize>) -> Payload {
+        assert!(
+            range.start <= range.end && range.end <= self.len(),
+            "{range:?} is not within a span of {} bytes",
+            self.len()
+        );
+        Payload {
+            span: Arc::new(self),
+            range,
+        }
+    }
+}
+
+impl Deref for Span {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: The bytes are mapped as long as `region` is, which `self` keeps, and initialised (by the kernel with
+        // zeros, or by the promise of `HostMemory::from_raw`). By the type invariant they are ours alone: nobody has a
+        // mutable slice of them but through `&mut self`, and no device writes to them, since it was not given them.
+        unsafe { slice::from_raw_parts(self.start().as_ptr(), self.bytes()) }
+    }
+}
+
+impl DerefMut for Span {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: As for `deref()`, and `&mut self` excludes every other slice.
+        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.bytes()) }
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Span({:?}, {} bytes)", self.start(), self.bytes())
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        self.region.free().give(self.first, self.buffers);
+    }
+}
+
+/// Bytes of a [`Span`] that are to be sent, or on their way.
+///
+/// Clones share the span. When the last one is back, [`Payload::into_span`] gives the span back to be filled anew.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    span: Arc<Span>,
+    range: Range<usize>,
+}
+
+impl Payload {
+    /// Leaves the first `count` bytes out from now on.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer.
+    pub fn advance(&mut self, count: usize) {
+        assert!(
+            count <= self.len(),
+            "a payload of {} bytes cannot advance by {count}",
+            self.len()
+        );
+        self.range.start += count;
+    }
+
+    /// The first `count` bytes, as a payload of their own.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer.
+    pub(crate) fn head(&self, count: usize) -> Self {
+        assert!(
+            count <= self.len(),
+            "a payload of {} bytes has no {count}",
+            self.len()
+        );
+        let range = self.range.start..self.range.start + count;
+        Self {
+            span: self.span.clone(),
+            range,
+        }
+    }
+
+    /// The whole span, if no other payload shares it.
+    ///
+    /// # Errors
+    ///
+    /// The payload itself, if there are others.
+    pub fn into_span(self) -> Result<Span, Self> {
+        let Self { span, range } = self;
+        Arc::try_unwrap(span).map_err(|span| Self { span, range })
+    }
+}
+
+impl Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.span[self.range.clone()]
+    }
+}
+
+/// Delivered bytes that user space holds.
+///
+/// # Invariants
+///
+/// `start` and `len` are a delivery that lies in `region` and has not been returned.
+#[derive(Debug)]
+pub(crate) struct Held {
+    start: NonNull<u8>,
+    len: usize,
+    _region: Arc<RegionShared>,
+}
+
+// SAFETY: The bytes belong to the process, not to a thread; see `bytes()` for who may read them.
+unsafe impl Send for Held {}
+// SAFETY: As for `Send`; all that is shared is read-only.
+unsafe impl Sync for Held {}
+
+impl Held {
+    /// Finds the region of a delivery; [`None`] if it lies in none of them.
+    pub(crate) fn new(delivery: &Delivery, regions: &[Arc<RegionShared>]) -> Option<Self> {
+        let address = usize::try_from(delivery.address()).ok()?;
+        let len = usize::try_from(delivery.len()).ok()?;
+        regions.iter().find_map(|region| {
+            let start = region.memory().start();
+            let offset = address.checked_sub(start.as_ptr().addr())?;
+            if offset.checked_add(len)? > region.memory().len() {
+                return None;
+            }
+            // INVARIANT: Just checked, and a `Delivery` is a claim of the kernel that nobody else holds.
+            Some(Self {
+                // SAFETY: `offset` is within the region.
+                start: unsafe { start.add(offset) },
+                len,
+                _region: region.clone(),
+            })
+        })
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: By the type invariant the bytes lie in a region, which `self` keeps mapped, and are user space's
+        // until they are returned: by the kernel's rule at `struct netgpu_fill_entry` no device writes to them, and
+        // the kernel delivers bytes of donated buffers only, of which no `Span` exists.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// Address of the first byte, for the return.
+    pub(crate) fn address(&self) -> u64 {
+        self.start.as_ptr().addr() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    #[test]
+    fn nothing_comes_out_of_nothing() {
+        assert_eq!(Extents::new(0).take(1), None);
+        assert_eq!(Extents::new(4).take(0), None);
+        assert_eq!(Extents::new(4).take(5), None);
+    }
+
+    proptest! {
+        /// Whatever is taken and given in whatever order: no buffer is in two hands, and all of them come home as one.
+        #[test]
+        fn extents_never_overlap(steps in vec((any::<bool>(), 1usize..9, any::<prop::sample::Index>()), 1..200)) {
+            const BUFFERS: usize = 32;
+            let mut extents = Extents::new(BUFFERS);
+            let mut taken: Vec<(usize, usize)> = Vec::new();
+            let mut in_use = [false; BUFFERS];
+            for (take, count, which) in steps {
+                if take {
+                    let Some(first) = extents.take(count) else {
+                        let longest = in_use.split(|&used| used).map(<[bool]>::len).max();
+                        prop_assert!(longest.unwrap_or(0) < count, "refused {count} although {longest:?} are free");
+                        continue;
+                    };
+                    for used in &mut in_use[first..first + count] {
+                        prop_assert!(!std::mem::replace(used, true), "a buffer was given out twice");
+                    }
+                    taken.push((first, count));
+                } else if !taken.is_empty() {
+                    let (first, count) = taken.swap_remove(which.index(taken.len()));
+                    extents.give(first, count);
+                    in_use[first..first + count].fill(false);
+                }
+            }
+            for (first, count) in taken {
+                extents.give(first, count);
+            }
+            prop_assert_eq!(extents.take(BUFFERS), Some(0));
+        }
+    }
+}
