@@ -90,3 +90,9 @@ lock() {
 key_of() {
 	sha256sum | cut -c 1-12
 }
+
+# inside_root "$@": go on with the calling script inside the toolchain root, with the same arguments.
+inside_root() {
+	[ -z "${NETGPU_INSIDE_ROOT-}" ] || return 0
+	NETGPU_INSIDE_ROOT=1 exec "$NETGPU_TOP/scripts/enter" "$(realpath "$0")" "$@"
+}
