@@ -3,7 +3,8 @@
 # Common to all scripts here: where things are, messages, logged steps, locks. Sourced, never run.
 
 NETGPU_TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-NETGPU_CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/netgpu
+# Inside the toolchain root it is known already, and HOME is another.
+NETGPU_CACHE=${NETGPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/netgpu}
 NETGPU_BUILD=$NETGPU_TOP/build
 mkdir -p "$NETGPU_CACHE" "$NETGPU_BUILD"
 

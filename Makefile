@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Hands on to KDIR and to scripts/; `make help` lists the targets. What the module consists of stands in Kbuild.
+
+module := scripts/module $(if $(KDIR),--kdir $(KDIR))
+
+.PHONY: modules
+modules:
+	@$(module)
+
+.PHONY: modules_install
+modules_install: modules
+	@$(module) modules_install $(if $(INSTALL_MOD_PATH),INSTALL_MOD_PATH=$(abspath $(INSTALL_MOD_PATH)))
+
+.PHONY: clean
+clean:
+	@$(module) clean
+	@rm -rf build
+
+.PHONY: root kernel
+root kernel:
+	@scripts/$@ >/dev/null
+
+.PHONY: crates test check demo
+crates test check demo:
+	@scripts/$@ $(ARGS)
+
+.PHONY: help
+help:
+	@echo 'make                    the kernel module netgpu.ko, for the kernel in KDIR (default: the one of make kernel)'
+	@echo 'make modules_install    install it, below INSTALL_MOD_PATH if given'
+	@echo 'make clean              remove what was built here (not the cache)'
+	@echo
+	@echo 'make demo               a file through zero-copy TCP, both ways, shown'
+	@echo 'make test               every test; ARGS="rx tx" runs only these (see scripts/test --help)'
+	@echo 'make check              only formatting, lints and style'
+	@echo
+	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin'
+	@echo 'make root               the toolchain root'
+	@echo 'make kernel             Linux with patches/, as the tests use it'
+	@echo
+	@echo 'make demo and make test need only Debian 12 or 13, root rights and the package registries: they make the rest.'
+	@echo 'The toolchain root and the kernel are kept in $${XDG_CACHE_HOME:-~/.cache}/netgpu/.'
