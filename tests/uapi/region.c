@@ -5,9 +5,10 @@
 
 #include <linux/fuse.h>
 #include <linux/mman.h>
-#include <pthread.h>
+#include <signal.h>
 #include <sys/ipc.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -571,10 +572,9 @@ TEST_F(limit, of_nothing)
  * Files on a disk, as a FUSE file that this program serves itself: like those of any file system that writes pages back,
  * a shared mapping of it must not be pinned for long.
  */
-static void *fuse_serve(void *arg)
+static void fuse_serve(int fd)
 {
 	static char in[FUSE_MIN_READ_BUFFER + (1 << 17)];
-	int fd = *(int *)arg;
 
 	for (;;) {
 		struct {
@@ -593,7 +593,7 @@ static void *fuse_serve(void *arg)
 		if (n < 0 && (errno == EINTR || errno == ENOENT))
 			continue;
 		if (n < (ssize_t)sizeof(*head))
-			return NULL;
+			return;
 		switch (head->opcode) {
 		case FUSE_INIT:
 			out.init = (struct fuse_init_out){ .major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION,
@@ -620,7 +620,7 @@ static void *fuse_serve(void *arg)
 		out.head.unique = head->unique;
 		out.head.len = sizeof(out.head) + body;
 		if (write(fd, &out, out.head.len) < 0 && errno != ENOENT)
-			return NULL;
+			return;
 	}
 }
 
@@ -628,24 +628,38 @@ TEST_F(region, file_on_a_disk)
 {
 	char path[] = "/tmp/netgpu-file-XXXXXX", options[128];
 	int mount_point = mkstemp(path), dev = open("/dev/fuse", O_RDWR | O_CLOEXEC), file;
-	pthread_t server;
-	void *p;
+	struct stat st;
+	pid_t server;
+	char *p;
 
 	ASSERT_LE(0, mount_point);
 	if (dev < 0)
 		SKIP(return, "/dev/fuse: %s", strerror(errno));
 	snprintf(options, sizeof(options), "fd=%d,rootmode=100600,user_id=0,group_id=0", dev);
 	ASSERT_EQ(0, mount("netgpu-test", path, "fuse", MS_NOSUID | MS_NODEV, options));
-	ASSERT_EQ(0, pthread_create(&server, NULL, fuse_serve, &dev));
+	/* A process of its own: its end frees whoever waits for an answer. */
+	server = fork();
+	if (!server) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		fuse_serve(dev);
+		_exit(0);
+	}
+	close(dev);
 	file = open(path, O_RDWR | O_CLOEXEC);
 	ASSERT_LE(0, file);
+	/* Has the size fetched, too. */
+	ASSERT_EQ(0, fstat(file, &st));
 	p = mmap(NULL, self->unit, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_NE(MAP_FAILED, (void *)p);
+	/* It is there and can be written; but not pinned. */
+	p[0] = 1;
 	EXPECT_EQ(-EOPNOTSUPP, ng_add_region(self->fd, p, self->unit));
 	EXPECT_EQ(self->pinned, pinned_pages());
 	EXPECT_EQ(1, ng_add_region(self->fd, memory(self->unit), self->unit));
 	munmap(p, self->unit);
 	close(file);
+	kill(server, SIGKILL);
+	waitpid(server, NULL, 0);
 	umount2(path, MNT_DETACH);
 	unlink(path);
 }
