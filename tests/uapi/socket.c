@@ -9,8 +9,6 @@
 #include <pthread.h>
 #include <sys/wait.h>
 
-#define RING	64
-
 FIXTURE(sock)
 {
 	int fd;

@@ -79,6 +79,62 @@ int tcp_pair(int domain, int fds[2]);
 /* A TCP connection over loopback. */
 int loopback_pair(int fds[2]);
 
+/* A ring as its user sees it. */
+struct view {
+	struct netgpu_ring *head;
+	size_t len;
+	uint32_t entries;
+	uint32_t next;	/* our index */
+};
+
+/* Maps a ring of @entries, or aborts. */
+void map(struct view *v, int fd, uint64_t offset, uint64_t len, uint32_t entries);
+uint32_t load(const uint32_t *word);
+void store(uint32_t *word, uint32_t value);
+/* Puts one address on the fill ring. False: no room. */
+bool give(struct view *v, uint64_t addr);
+/* Takes one entry off the rx ring. False: it is empty. */
+bool take(struct view *v, struct netgpu_rx_entry *entry);
+
+/* Byte @i of the stream that tests send. */
+char pattern(size_t i);
+/*
+ * Sends @total bytes of the pattern from the other machine and receives them, giving every buffer back. The number of
+ * bytes that arrived right: less than @total when something is wrong, or nothing came for five seconds.
+ */
+size_t transfer(int ours, int theirs, struct view *fill, struct view *rx, size_t total);
+
+/*
+ * All that receiving takes: a region of BUFFERS buffers in an area, a context, a queue that has all of them, and a
+ * connection over the cable that is attached.
+ */
+#define BUFFERS	256
+#define FILL	512
+#define RING	64
+
+struct receiver {
+	int area;
+	int fd;			/* the context */
+	int pair[2];		/* our end, the other machine's end */
+	size_t len;
+	char *mem;
+	uint32_t queue_id;
+	uint32_t socket_id;
+	struct view fill;
+	struct view rx;
+	unsigned int rule;	/* location of the steering rule, or 0 */
+};
+
+/* On @queue of our port; with @rule, a free location, the connection is steered there. 0 or -errno. */
+int receiver_open(struct receiver *r, int queue, unsigned int rule);
+/* Whatever of it is still open. */
+void receiver_close(struct receiver *r);
+/* Sets header split and keeps all but steered traffic away from @queue; 0 if it could be done. */
+int nic_prepare(int queue);
+void nic_restore(void);
+/* Within ten seconds. */
+bool nic_works(void);
+
 /* Runs a command line; its exit status. Output goes to /dev/null. */
 int sh(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <net/if.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -270,6 +271,180 @@ int loopback_pair(int fds[2])
 
 	return pair(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
 		    (struct sockaddr *)&addr, sizeof(addr), fds);
+}
+
+void map(struct view *v, int fd, uint64_t offset, uint64_t len, uint32_t entries)
+{
+	*v = (struct view){ .len = len, .entries = entries };
+	v->head = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
+	if (v->head == MAP_FAILED) {
+		perror("mmap of a ring");
+		abort();
+	}
+}
+
+uint32_t load(const uint32_t *word)
+{
+	return atomic_load_explicit((const _Atomic uint32_t *)word, memory_order_acquire);
+}
+
+void store(uint32_t *word, uint32_t value)
+{
+	atomic_store_explicit((_Atomic uint32_t *)word, value, memory_order_release);
+}
+
+bool give(struct view *v, uint64_t addr)
+{
+	struct netgpu_fill_entry *entries = (void *)((char *)v->head + NETGPU_RING_ENTRIES);
+
+	if (v->next - load(&v->head->consumer) >= v->entries)
+		return false;
+	entries[v->next & (v->entries - 1)].addr = addr;
+	store(&v->head->producer, ++v->next);
+	return true;
+}
+
+bool take(struct view *v, struct netgpu_rx_entry *entry)
+{
+	struct netgpu_rx_entry *entries = (void *)((char *)v->head + NETGPU_RING_ENTRIES);
+
+	if (v->next == load(&v->head->producer))
+		return false;
+	*entry = entries[v->next & (v->entries - 1)];
+	store(&v->head->consumer, ++v->next);
+	return true;
+}
+
+char pattern(size_t i)
+{
+	return i * 31 + (i >> 8) * 7 + (i >> 16) * 3;
+}
+
+size_t transfer(int ours, int theirs, struct view *fill, struct view *rx, size_t total)
+{
+	size_t sent = 0, got = 0;
+	long long end = now_ms() + 5000;
+	static char chunk[1 << 16];
+
+	while (got < total && now_ms() < end) {
+		struct netgpu_rx_entry e;
+		char byte;
+
+		if (sent < total) {
+			size_t n = total - sent < sizeof(chunk) ? total - sent : sizeof(chunk), i;
+			ssize_t done;
+
+			for (i = 0; i < n; i++)
+				chunk[i] = pattern(sent + i);
+			done = send(theirs, chunk, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+			if (done > 0)
+				sent += done;
+		}
+		while (take(rx, &e)) {
+			uint64_t i;
+
+			for (i = 0; i < e.len; i++)
+				if (((volatile char *)(uintptr_t)e.addr)[i] != pattern(got + i)) {
+					fprintf(stderr, "# byte %zu is wrong\n", got + (size_t)i);
+					return got + i;
+				}
+			got += e.len;
+			end = now_ms() + 5000;
+			give(fill, e.addr);
+		}
+		/* Moves what waits in the socket; the answer is for other cases. */
+		recv(ours, &byte, 1, MSG_DONTWAIT);
+	}
+	return got;
+}
+
+static int receiver_steps(struct receiver *r, int queue)
+{
+	struct netgpu_attach_socket a;
+	struct netgpu_open_queue q;
+	struct sockaddr_in local;
+	socklen_t len = sizeof(local);
+	size_t unit = buffer_size(), i;
+	int ret;
+
+	r->area = ng_open();
+	r->fd = ng_open();
+	r->len = BUFFERS * unit;
+	r->mem = memory(r->len);
+	if (r->area < 0 || r->fd < 0)
+		return r->fd;
+	ret = ng_add_region(r->area, r->mem, r->len);
+	if (ret != 1)
+		return ret;
+	ret = ng_bind(r->fd, nic_index());
+	if (ret)
+		return ret;
+	ret = ng_attach_region(r->fd, r->area, 1);
+	if (ret)
+		return ret;
+	ret = ng_open_queue(r->fd, queue, FILL, &q);
+	if (ret)
+		return ret;
+	r->queue_id = q.id;
+	map(&r->fill, r->fd, q.mmap_offset, q.mmap_len, FILL);
+	for (i = 0; i < BUFFERS; i++)
+		give(&r->fill, (uintptr_t)r->mem + i * unit);
+	ret = tcp_pair(AF_INET, r->pair);
+	if (ret)
+		return ret;
+	if (getsockname(r->pair[0], (struct sockaddr *)&local, &len))
+		return -errno;
+	if (r->rule && sh("ethtool -N %s flow-type tcp4 dst-port %u action %d loc %u", nic_name(), ntohs(local.sin_port), queue,
+			  r->rule))
+		return -EIO;
+	ret = ng_attach_socket(r->fd, r->pair[0], RING, RING, &a);
+	if (ret)
+		return ret;
+	r->socket_id = a.id;
+	map(&r->rx, r->fd, a.rx_mmap_offset, a.rx_mmap_len, RING);
+	return 0;
+}
+
+int receiver_open(struct receiver *r, int queue, unsigned int rule)
+{
+	int ret;
+
+	*r = (struct receiver){ .area = -1, .fd = -1, .pair = { -1, -1 }, .rule = rule };
+	ret = receiver_steps(r, queue);
+	if (ret)
+		fprintf(stderr, "# cannot receive on queue %d: %s\n", queue, strerror(-ret));
+	return ret;
+}
+
+void receiver_close(struct receiver *r)
+{
+	close(r->pair[0]);
+	close(r->pair[1]);
+	close(r->fd);
+	close(r->area);
+	if (r->rule)
+		sh("ethtool -N %s delete %u", nic_name(), r->rule);
+	if (r->fill.head)
+		munmap(r->fill.head, r->fill.len);
+	if (r->rx.head)
+		munmap(r->rx.head, r->rx.len);
+	if (r->mem)
+		munmap(r->mem, r->len);
+}
+
+int nic_prepare(int queue)
+{
+	return sh("ethtool -G %s tcp-data-split on && ethtool -X %s equal %d", nic_name(), nic_name(), queue);
+}
+
+void nic_restore(void)
+{
+	sh("ethtool -X %s default; ethtool -G %s tcp-data-split off", nic_name(), nic_name());
+}
+
+bool nic_works(void)
+{
+	return WAIT_FOR(!sh("ping -q -c 1 -W 1 \"$NETGPU_PEER_ADDR4\""), 10000);
 }
 
 int sh(const char *format, ...)
