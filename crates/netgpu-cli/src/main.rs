@@ -1,3 +1,109 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The `netgpu` command.
-fn main() {}
+
+mod device;
+mod pad;
+mod recv;
+mod report;
+mod send;
+mod signals;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use signals::Interrupted;
+
+/// Zero-copy TCP between a NIC and registered memory.
+#[derive(Parser)]
+#[command(name = "netgpu", version)]
+struct Cli {
+    /// Say what is done on the way; twice: in detail.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Accepts one TCP connection and receives it into registered memory, until the peer closes it.
+    Recv(recv::Arguments),
+    /// Connects and sends a file from registered memory.
+    Send(send::Arguments),
+    /// Runs a command whose TCP connections have headers of full length, so that a receiver that splits packets at a
+    /// fixed offset need not copy a byte.
+    Pad(pad::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+
+    let done = match cli.command {
+        Command::Recv(arguments) => recv::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Send(arguments) => send::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Pad(arguments) => pad::run(&arguments),
+    };
+    done.unwrap_or_else(|error| match error.downcast_ref::<Interrupted>() {
+        Some(interrupted) => interrupted.exit_code(),
+        None => {
+            eprintln!("netgpu: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// The error and its causes in one line. A cause whose text its error repeats already is left out.
+fn chain(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .fold(error.to_string(), |mut text, cause| {
+            let cause = cause.to_string();
+            if !text.contains(&cause) {
+                text.push_str(": ");
+                text.push_str(&cause);
+            }
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = std::io::Error::from_raw_os_error(libc::EBUSY);
+        let text = cause.to_string();
+        let error = Err::<(), _>(cause)
+            .context("cannot open the queue")
+            .expect_err("it is one");
+        assert_eq!(chain(&error), format!("cannot open the queue: {text}"));
+        let error = error.context(format!("giving up: {text}"));
+        assert_eq!(
+            chain(&error),
+            format!("giving up: {text}: cannot open the queue")
+        );
+    }
+}

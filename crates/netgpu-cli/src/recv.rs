@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `netgpu recv`: one TCP connection into registered memory.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use netgpu::{
+    Backing, Context, HostMemory, MemoryArea, Piece, QueueConfig, Received, SocketConfig,
+};
+use rustix::event::PollFlags;
+use rustix::fs::FileType;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::device::Prepared;
+use crate::report::{Direction, Meter};
+use crate::signals::Signals;
+use crate::size::Size;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Network device to receive on: the NIC's port.
+    #[arg(long, value_name = "DEVICE")]
+    dev: String,
+    /// Where to listen. Without ADDRESS: on all IPv4 addresses; [::]:PORT is all IPv6 addresses.
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = listen_address)]
+    listen: SocketAddr,
+    /// Receive queue of the device to use [default: the last one].
+    #[arg(long)]
+    queue: Option<u32>,
+    /// Bytes of memory to register.
+    #[arg(long, value_name = "SIZE", default_value_t = Size::mebibytes(64), value_parser = Size::parse)]
+    memory: Size,
+    /// Use huge pages of 2 MiB.
+    #[arg(long)]
+    huge: bool,
+    /// Where to write what is received: a file, - for stdout, or none.
+    #[arg(long, value_name = "FILE", default_value = "none")]
+    output: PathBuf,
+    /// Compute the SHA-256 of what is received.
+    #[arg(long)]
+    sha256: bool,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse() {
+        return Ok(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
+    }
+    text.parse()
+        .map_err(|_| format!("{text:?} is neither PORT nor ADDRESS:PORT"))
+}
+
+/// Pieces taken off the ring before they are written and returned together.
+const BATCH: usize = 256;
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let signals = Signals::catch()?;
+    let mut output = Output::open(arguments)?;
+
+    let backing = if arguments.huge {
+        Backing::Huge2M
+    } else {
+        Backing::Anonymous
+    };
+    let region = MemoryArea::new()?.add(HostMemory::new(arguments.memory.0, backing)?)?;
+    let context = Context::open(&arguments.dev)?;
+    context.attach(&region)?;
+
+    // Declared before the queue, so that it is dropped after it: the device keeps header split on while it is open.
+    let device = Prepared::new(&arguments.dev, arguments.queue, arguments.listen)?;
+    let (whole, header_bytes) = match arguments.listen {
+        SocketAddr::V4(_) => (region.take(region.len()), netgpu::IPV4_HEADER_BYTES),
+        SocketAddr::V6(_) => (region.take(region.len()), netgpu::IPV6_HEADER_BYTES),
+    };
+    let whole = whole.context("the region is in use")?;
+    let queue = context.open_queue(QueueConfig {
+        queue: device.queue(),
+        // One entry for each page; rounded as needed.
+        fill_entries: u32::try_from(region.len() / rustix::param::page_size()).unwrap_or(u32::MAX),
+        header_bytes,
+    })?;
+    queue.donate(whole)?;
+
+    let listener = listen(arguments, region.len())?;
+    eprintln!(
+        "netgpu: listening on {}, receive queue {} of {}",
+        listener
+            .local_addr()
+            .context("cannot tell the listening address")?,
+        queue.number(),
+        arguments.dev
+    );
+    signals.wait(&listener, PollFlags::IN, None)?;
+    let (stream, peer) = listener.accept().context("cannot accept a connection")?;
+    drop(listener);
+    tracing::info!("connection from {peer}");
+
+    let config = SocketConfig {
+        receive: Some(&queue),
+        ..SocketConfig::default()
+    };
+    let mut socket = context.attach_socket(stream, config)?;
+    let mut meter = Meter::start(Direction::Rx, None, arguments.sha256);
+    let mut pieces: Vec<Piece> = Vec::with_capacity(BATCH);
+    loop {
+        signals.check()?;
+        let ended = loop {
+            match socket.try_recv()? {
+                Received::Piece(piece) => pieces.push(piece),
+                Received::Nothing => break false,
+                Received::End => break true,
+            }
+            if pieces.len() == BATCH {
+                break false;
+            }
+        };
+        for piece in &pieces {
+            meter.add(piece);
+        }
+        output.write(&pieces, &signals)?;
+        meter.show();
+        let idle = pieces.is_empty();
+        // Back to the kernel.
+        pieces.clear();
+        if ended {
+            break;
+        }
+        if idle {
+            signals.wait(&socket, PollFlags::IN, None)?;
+        }
+    }
+
+    let counters = socket.statistics()?;
+    let (zero_copy, copied) = (counters.rx_zerocopy, counters.rx_copied);
+    if zero_copy + copied != meter.bytes() {
+        bail!(
+            "{} bytes were received, but the kernel says {zero_copy} by DMA and {copied} by copy; \
+             this is a defect of netgpu, please report it",
+            meter.bytes()
+        );
+    }
+    tracing::info!("{counters:?} {:?}", queue.statistics()?);
+    output.print(&meter.finish(zero_copy, copied).line(arguments.json));
+    Ok(())
+}
+
+/// Listens with a receive buffer that fits the memory.
+///
+/// What nobody has received yet sits in the region's buffers. TCP charges a packet with the whole buffer that it lies
+/// in, against the socket's receive buffer: a quarter of the region leaves three quarters to what the NIC fills and what
+/// this program holds, so that a slow reader closes the TCP window before the NIC runs out of buffers and drops.
+fn listen(arguments: &Arguments, region: usize) -> Result<TcpListener> {
+    let what = || format!("cannot listen on {}", arguments.listen);
+    let domain = Domain::for_address(arguments.listen);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).with_context(what)?;
+    socket.set_reuse_address(true).with_context(what)?;
+    if domain == Domain::IPV6 {
+        // The steering rule is for IPv6 packets.
+        socket.set_only_v6(true).with_context(what)?;
+    }
+    // The kernel doubles the value (SO_RCVBUF in socket(7)). Accepted sockets inherit it. Past net.core.rmem_max it
+    // takes CAP_NET_ADMIN, which opening the queue needs anyway.
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, region / 4 / 2)
+        .context("cannot set the receive buffer of the socket (SO_RCVBUFFORCE)")?;
+    socket.bind(&arguments.listen.into()).with_context(what)?;
+    socket.listen(1).with_context(what)?;
+    Ok(socket.into())
+}
+
+/// Where received bytes go.
+enum Output {
+    None,
+    /// Writing to it does not wait long, so whole batches are written at once.
+    File(File),
+    /// Whoever reads it may be slow: written to when it takes something, so that a signal is heard in between.
+    Stream(File),
+    /// As `Stream`; the summary must not get in between.
+    Stdout(File),
+}
+
+impl Output {
+    fn open(arguments: &Arguments) -> Result<Self> {
+        match arguments.output.to_str() {
+            Some("none") => return Ok(Self::None),
+            Some("-") => {
+                let stdout = io::stdout().as_fd().try_clone_to_owned();
+                return Ok(Self::Stdout(stdout.context("cannot use stdout")?.into()));
+            }
+            _ => {}
+        }
+        let path = arguments.output.display();
+        let file =
+            File::create(&arguments.output).with_context(|| format!("cannot create {path}"))?;
+        let kind = rustix::fs::fstat(&file)
+            .with_context(|| format!("cannot use {path}"))?
+            .st_mode;
+        Ok(match FileType::from_raw_mode(kind) {
+            FileType::RegularFile => Self::File(file),
+            _ => Self::Stream(file),
+        })
+    }
+
+    /// Writes straight from registered memory.
+    fn write(&mut self, pieces: &[Piece], signals: &Signals) -> Result<()> {
+        match self {
+            Self::None => {}
+            Self::File(file) => {
+                let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+                write_all(file, &mut slices).context("cannot write the output")?;
+            }
+            Self::Stream(file) | Self::Stdout(file) => {
+                // A pipe that can be written to takes PIPE_BUF bytes without waiting, see pipe(7).
+                for part in pieces
+                    .iter()
+                    .flat_map(|piece| piece.chunks(rustix::pipe::PIPE_BUF))
+                {
+                    signals.wait(&*file, PollFlags::OUT, None)?;
+                    file.write_all(part).context("cannot write the output")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn print(&self, line: &str) {
+        match self {
+            Self::Stdout(_) => eprintln!("{line}"),
+            Self::None | Self::File(_) | Self::Stream(_) => println!("{line}"),
+        }
+    }
+}
+
+fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut slices, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_addresses() {
+        assert_eq!(
+            listen_address("5000"),
+            Ok("0.0.0.0:5000".parse().expect("an address"))
+        );
+        assert_eq!(
+            listen_address("[::]:5000"),
+            Ok("[::]:5000".parse().expect("an address"))
+        );
+        assert_eq!(
+            listen_address("192.0.2.1:80"),
+            Ok("192.0.2.1:80".parse().expect("an address"))
+        );
+        assert!(listen_address("eth0").is_err());
+        assert!(listen_address("70000").is_err());
+    }
+
+    #[test]
+    fn slices_are_written_whole_and_in_order() {
+        let path = std::env::temp_dir().join(format!("netgpu-write-{}", std::process::id()));
+        let mut file = File::create(&path).expect("a temporary file can be made");
+        let bytes: Vec<u8> = (0..10_000u32).flat_map(u32::to_le_bytes).collect();
+        let mut slices: Vec<_> = bytes.chunks(37).map(IoSlice::new).collect();
+        // More slices than one writev(2) takes.
+        assert!(slices.len() > 1024);
+        write_all(&mut file, &mut slices).expect("it can be written to");
+        let read = std::fs::read(&path).expect("it can be read");
+        std::fs::remove_file(&path).expect("it can be removed");
+        assert!(read == bytes);
+    }
+}

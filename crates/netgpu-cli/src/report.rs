@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the user sees: progress while data moves, and the summary.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// Time between two lines of progress where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Which way the data goes, seen from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Direction {
+    Rx,
+    Tx,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rx => "rx",
+            Self::Tx => "tx",
+        })
+    }
+}
+
+/// Counts a stream as it passes, and shows it on stderr: as a bar on a terminal, as lines elsewhere.
+pub(crate) struct Meter {
+    direction: Direction,
+    bytes: u64,
+    hash: Option<Sha256>,
+    start: Instant,
+    bar: Option<ProgressBar>,
+    next_line: Instant,
+}
+
+impl Meter {
+    /// Starts the clock. `total` is the length of the stream, where known.
+    pub(crate) fn start(direction: Direction, total: Option<u64>, hash: bool) -> Self {
+        let start = Instant::now();
+        Self {
+            direction,
+            bytes: 0,
+            hash: hash.then(Sha256::new),
+            start,
+            bar: std::io::stderr()
+                .is_terminal()
+                .then(|| bar(direction, total)),
+            next_line: start + LINE_INTERVAL,
+        }
+    }
+
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
+    }
+
+    /// Shows how far it is. Cheap enough for every few kilobytes.
+    pub(crate) fn show(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.bytes);
+        } else if Instant::now() >= self.next_line {
+            self.next_line += LINE_INTERVAL;
+            let Self {
+                direction,
+                bytes,
+                start,
+                ..
+            } = self;
+            let rate = gigabits(*bytes, start.elapsed());
+            eprintln!("netgpu: {direction} {bytes} bytes so far, {rate:.2} Gbit/s");
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Stops the clock.
+    pub(crate) fn finish(self, zero_copy: u64, copied: u64) -> Summary {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+        Summary {
+            direction: self.direction,
+            bytes: self.bytes,
+            zero_copy,
+            copied,
+            seconds: self.start.elapsed().as_secs_f64(),
+            sha256: self.hash.map(|hash| {
+                hash.finalize()
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect()
+            }),
+        }
+    }
+}
+
+fn bar(direction: Direction, total: Option<u64>) -> ProgressBar {
+    let (bar, template) = match total {
+        Some(total) => (
+            ProgressBar::new(total),
+            "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        ),
+        None => (
+            ProgressBar::no_length(),
+            "{prefix} {spinner} {bytes} {bytes_per_sec} {elapsed}",
+        ),
+    };
+    let style = ProgressStyle::with_template(template).expect("the template is well-formed");
+    bar.with_style(style).with_prefix(direction.to_string())
+}
+
+/// The result of moving one stream.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Summary {
+    direction: Direction,
+    bytes: u64,
+    zero_copy: u64,
+    copied: u64,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
+impl Summary {
+    /// As one line of text, or of JSON.
+    pub(crate) fn line(&self, json: bool) -> String {
+        if json {
+            return serde_json::to_string(self)
+                .expect("numbers and strings can be written as JSON");
+        }
+        let Self {
+            direction,
+            bytes,
+            zero_copy,
+            copied,
+            seconds,
+            sha256,
+        } = self;
+        let rate = gigabits(*bytes, Duration::from_secs_f64(*seconds));
+        let mut line = format!(
+            "{direction} {bytes} bytes  zero-copy {zero_copy}  copied {copied}  \
+             seconds {seconds:.2}  Gbit/s {rate:.2}"
+        );
+        if let Some(sha256) = sha256 {
+            line.push_str("  sha256 ");
+            line.push_str(sha256);
+        }
+        line
+    }
+}
+
+fn gigabits(bytes: u64, time: Duration) -> f64 {
+    let seconds = time.as_secs_f64();
+    if seconds == 0.0 {
+        0.0
+    } else {
+        bytes as f64 * 8.0 / seconds / 1e9
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary() -> Summary {
+        let mut meter = Meter::start(Direction::Rx, None, true);
+        meter.add(b"a");
+        meter.add(b"bc");
+        Summary {
+            seconds: 0.5,
+            ..meter.finish(2, 1)
+        }
+    }
+
+    // Scripts read these lines: a change here is a change of the interface.
+
+    #[test]
+    fn summary_as_text() {
+        assert_eq!(
+            summary().line(false),
+            "rx 3 bytes  zero-copy 2  copied 1  seconds 0.50  Gbit/s 0.00  sha256 \
+             ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn summary_as_json() {
+        let summary = Summary {
+            sha256: None,
+            ..summary()
+        };
+        assert_eq!(
+            summary.line(true),
+            r#"{"direction":"rx","bytes":3,"zero_copy":2,"copied":1,"seconds":0.5}"#
+        );
+    }
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `netgpu send`: a file from registered memory into a TCP connection.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use netgpu::{Backing, Context, HostMemory, MemoryArea, Payload, Region, SocketConfig, Span};
+use rustix::event::{PollFlags, Timespec};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::report::{Direction, Meter};
+use crate::signals::Signals;
+use crate::size::Size;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Network device to send on: the NIC's port.
+    #[arg(long, value_name = "DEVICE")]
+    dev: String,
+    /// Where to connect to.
+    address: SocketAddr,
+    /// What to send; - for stdin.
+    file: PathBuf,
+    /// Bytes of memory to register.
+    #[arg(long, value_name = "SIZE", default_value_t = Size::mebibytes(16), value_parser = Size::parse)]
+    memory: Size,
+    /// Use huge pages of 2 MiB.
+    #[arg(long)]
+    huge: bool,
+    /// Compute the SHA-256 of what is sent.
+    #[arg(long)]
+    sha256: bool,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Bytes read and sent at a time, where the memory is large enough.
+const CHUNK: usize = 256 << 10;
+
+/// Most sends that are unfinished at a time: entries of the completion ring, a power of two.
+const SENDS: u32 = 1024;
+
+/// Longest time between two looks for finished sends.
+const LOOK_AGAIN: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 10_000_000,
+};
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let signals = Signals::catch()?;
+    let mut input = Input::open(arguments)?;
+
+    let backing = if arguments.huge {
+        Backing::Huge2M
+    } else {
+        Backing::Anonymous
+    };
+    let region = MemoryArea::new()?.add(HostMemory::new(arguments.memory.0, backing)?)?;
+    let context = Context::open(&arguments.dev)?;
+    context.attach(&region)?;
+
+    let stream = connect(arguments, &signals)?;
+    let config = SocketConfig {
+        send: true,
+        completion_entries: SENDS,
+        ..SocketConfig::default()
+    };
+    let mut socket = context.attach_socket(stream, config)?;
+
+    let mut meter = Meter::start(Direction::Tx, input.len, arguments.sha256);
+    let mut free = chunks(&region);
+    let mut current: Option<Payload> = None;
+    loop {
+        signals.check()?;
+        while let Some(done) = socket.try_completion()? {
+            // An earlier part of a chunk does not free it, the last one does.
+            free.extend(done.payload.into_span());
+        }
+        if let Some(payload) = &mut current {
+            let sent = socket.try_send(payload)?;
+            meter.show();
+            if payload.is_empty() {
+                current = None;
+            } else if sent == 0 {
+                let ring_is_full = socket.in_flight() >= SENDS as usize;
+                let events = if ring_is_full {
+                    PollFlags::IN
+                } else {
+                    PollFlags::OUT
+                };
+                signals.wait(&socket, events, Some(LOOK_AGAIN))?;
+            }
+        } else if let Some(span) = free.pop() {
+            match input.fill(span, &signals)? {
+                Some(payload) => {
+                    meter.add(&payload);
+                    current = Some(payload);
+                }
+                None => break,
+            }
+        } else {
+            signals.wait(&socket, PollFlags::IN, Some(LOOK_AGAIN))?;
+        }
+    }
+
+    socket
+        .stream()
+        .shutdown(Shutdown::Write)
+        .context("cannot close the sending side")?;
+    // What a device may still read must stay as it is, and the peer has everything when all sends have finished.
+    while socket.in_flight() > 0 {
+        if socket.try_completion()?.is_none() {
+            signals.wait(&socket, PollFlags::IN, Some(LOOK_AGAIN))?;
+        }
+    }
+
+    let counters = socket.statistics()?;
+    let copied = counters.tx_copied;
+    let Some(zero_copy) = counters
+        .tx_zerocopy
+        .checked_sub(copied)
+        .filter(|_| counters.tx_zerocopy == meter.bytes())
+    else {
+        bail!(
+            "{} bytes were sent, but the kernel says {} from registered memory, {copied} of which were copied; \
+             this is a defect of netgpu, please report it",
+            meter.bytes(),
+            counters.tx_zerocopy
+        );
+    };
+    tracing::info!("{counters:?}");
+    println!("{}", meter.finish(zero_copy, copied).line(arguments.json));
+    Ok(())
+}
+
+/// All of the region in pieces that are read into and sent one after the other: at least four of them.
+fn chunks(region: &Region) -> Vec<Span> {
+    let len = CHUNK.min(region.len() / 4);
+    std::iter::from_fn(|| region.take(len)).collect()
+}
+
+/// Connects over the device, so that the route that is chosen is one that it has.
+fn connect(arguments: &Arguments, signals: &Signals) -> Result<TcpStream> {
+    let what = || {
+        format!(
+            "cannot connect to {} over {}",
+            arguments.address, arguments.dev
+        )
+    };
+    let domain = Domain::for_address(arguments.address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).with_context(what)?;
+    socket
+        .bind_device(Some(arguments.dev.as_bytes()))
+        .with_context(what)?;
+    socket.set_nonblocking(true).with_context(what)?;
+    match socket.connect(&arguments.address.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+            signals.wait(&socket, PollFlags::OUT, None)?;
+            if let Some(error) = socket.take_error().with_context(what)? {
+                return Err(error).with_context(what);
+            }
+        }
+        done => done.with_context(what)?,
+    }
+    socket.set_nonblocking(false).with_context(what)?;
+    Ok(socket.into())
+}
+
+struct Input {
+    file: File,
+    /// Of a regular file.
+    len: Option<u64>,
+}
+
+impl Input {
+    fn open(arguments: &Arguments) -> Result<Self> {
+        if arguments.file.as_os_str() == "-" {
+            let stdin = io::stdin()
+                .as_fd()
+                .try_clone_to_owned()
+                .context("cannot use stdin")?;
+            return Ok(Self {
+                file: stdin.into(),
+                len: None,
+            });
+        }
+        let path = arguments.file.display();
+        let file = File::open(&arguments.file).with_context(|| format!("cannot open {path}"))?;
+        let metadata = file
+            .metadata()
+            .with_context(|| format!("cannot use {path}"))?;
+        if metadata.is_dir() {
+            bail!("cannot send {path}: it is a directory");
+        }
+        Ok(Self {
+            len: metadata.is_file().then_some(metadata.len()),
+            file,
+        })
+    }
+
+    /// Reads straight into registered memory; [`None`] at the end.
+    fn fill(&mut self, mut span: Span, signals: &Signals) -> Result<Option<Payload>> {
+        loop {
+            signals.wait(&self.file, PollFlags::IN, None)?;
+            match self.file.read(&mut span) {
+                Ok(0) => return Ok(None),
+                Ok(count) => return Ok(Some(span.into_payload(0..count))),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("cannot read the input"),
+            }
+        }
+    }
+}
