@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# shellcheck shell=sh
+# shellcheck shell=dash
 #
 # What a test area must leave behind as it found it.
 

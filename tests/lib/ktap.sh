@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# shellcheck shell=sh
+# shellcheck shell=dash
 #
 # Test cases in KTAP. Sourced by run.sh:
 #
@@ -49,7 +49,7 @@ ${ktap_undo-}"
 }
 
 until_true() {
-	local limit=$1 end
+	local limit="$1" end
 	shift
 	end=$(($(now) + limit))
 	while ! "$@"; do
@@ -64,7 +64,7 @@ now() {
 }
 
 ktap_result() {
-	local rc=$1 name=$2
+	local rc="$1" name="$2"
 	ktap_number=$((ktap_number + 1))
 	case $rc in
 	0) echo "ok $ktap_number $name" ;;
@@ -95,7 +95,7 @@ run() {
 }
 
 program() {
-	local name=$1
+	local name="$1"
 	shift
 	{
 		"$@" 2>&1

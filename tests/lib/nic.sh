@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# shellcheck shell=sh
+# shellcheck shell=dash
 #
 # The two cabled ports. `nic_up` loads the driver and leaves $NETGPU_DEV here, ready for netgpu, and the other port,
 # $NETGPU_PEER_DEV, in the network namespace `peer`, which stands for another machine.
@@ -72,6 +72,10 @@ nic_settings() {
 	ethtool -l "$NETGPU_DEV"
 	ethtool -k "$NETGPU_DEV"
 	ip -o link show "$NETGPU_DEV" | sed 's/qlen.*//'
+}
+
+nic_queues() {
+	find "/sys/class/net/$NETGPU_DEV/queues" -maxdepth 1 -name 'rx-*' | wc -l
 }
 
 # counter NAME: one counter of `ethtool -S` of our device.

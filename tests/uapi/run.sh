@@ -1,5 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
 #
 # The user API by its contract: every command, mapping and ring with good and bad input.
 cd "$(dirname "$0")" || exit 1

@@ -1,0 +1,242 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
+#
+# Receiving: an ordinary program on the other machine sends, `netgpu recv` has it in registered memory.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+. ../lib/transfer.sh
+
+# Longest and shortest header differ by this much at most, so this much of a segment's payload stays with its header:
+# all options that TCP can carry, less the timestamps that every segment has.
+slack=28
+
+# stream FAMILY MTU PADDED: 64 MiB, exact; nothing copied from a padded sender, the slack from another.
+stream() {
+	local family="$1" mtu="$2" padded="$3" bytes=67108864 before segments line
+	nic_mtu "$mtu"
+	receiver "$(address ours "$family" 5001)"
+	before=$(peer_segments)
+	peer_sender "$padded" "$(address ours "$family" 5001)" --bytes $bytes --seed "$mtu"
+	finished "$receiver" 60 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	segments=$(($(peer_segments) - before))
+	line=$(cat "$work/recv.out")
+	note "$line; $segments segments"
+	equal "bytes" "$(field "$line" rx)" $bytes
+	equal "sha256" "$(field "$line" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+	equal "zero-copy and copied together" "$(($(field "$line" zero-copy) + $(field "$line" copied)))" $bytes
+	if [ "$padded" = padded ]; then
+		equal "copied" "$(field "$line" copied)" 0
+	else
+		at_most "copied" "$(field "$line" copied)" $((slack * segments))
+	fi
+}
+
+# A stream of 256 MiB through a region of 8 MiB: every buffer is used some thirty times.
+larger_than_the_region() {
+	local bytes=268435456 line
+	nic_mtu 9000
+	receiver "$(address ours 4 5002)" --memory 8M
+	peer_sender padded "$(address ours 4 5002)" --bytes $bytes
+	finished "$receiver" 120 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	line=$(cat "$work/recv.out")
+	note "$line"
+	equal "bytes" "$(field "$line" rx)" $bytes
+	equal "sha256" "$(field "$line" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+	equal "copied" "$(field "$line" copied)" 0
+}
+
+# The smallest memory that makes sense, and a file as the output.
+into_a_file() {
+	local bytes=8388608
+	nic_mtu 1500
+	receiver "$(address ours 4 5003)" --memory 1M --output "$work/file"
+	peer_sender plain "$(address ours 4 5003)" --bytes $bytes
+	finished "$receiver" 60 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	equal "sha256 of the file" "$(sha256sum <"$work/file" | cut -d' ' -f1)" "$(field "$(cat "$work/peer.out")" sha256)"
+	rm "$work/file"
+}
+
+# Short streams, and none at all.
+short() {
+	local bytes="$1" line
+	receiver "$(address ours 4 5004)"
+	peer_sender plain "$(address ours 4 5004)" --bytes "$bytes"
+	finished "$receiver" 20 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	line=$(cat "$work/recv.out")
+	equal "bytes" "$(field "$line" rx)" "$bytes"
+	equal "sha256" "$(field "$line" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+}
+
+# A reader that does not read: the TCP window closes, the sender waits, no packet is lost for want of buffers; then it
+# reads, and everything is there.
+slow_reader() {
+	local family="$1" bytes=134217728 lost reader
+	nic_mtu 1500
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	# Both ends at once: opening one alone would wait for the other.
+	exec 9<>"$work/pipe"
+	receiver "$(address ours "$family" 5005)" --memory 8M --output "$work/pipe"
+	lost=$(lost_packets)
+	peer_sender plain "$(address ours "$family" 5005)" --bytes $bytes
+	until_true 20 peer_connected
+	stalls peer_acked
+	note "the sender waits after $stalled_at bytes"
+	# What the region and the pipe hold, generously.
+	at_most "bytes before the sender waits" "$stalled_at" 12582912
+	equal "packets without a buffer" "$(lost_packets)" "$lost"
+	sha256sum <"$work/pipe" >"$work/sum" 9>&- &
+	reader=$!
+	defer reap "$reader"
+	exec 9>&-
+	finished "$receiver" 120 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	finished "$reader" 20 "$work/sum"
+	equal "sha256" "$(cut -d' ' -f1 "$work/sum")" "$(field "$(cat "$work/peer.out")" sha256)"
+}
+
+# The same many times over a few milliseconds each.
+hesitant_reader() {
+	local bytes=33554432 reader
+	nic_mtu 9000
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	(
+		while dd bs=256k count=1 iflag=fullblock 2>"$work/dd" && ! grep -q '^0+0' "$work/dd"; do sleep 0.01; done
+	) <"$work/pipe" >"$work/copy" &
+	reader=$!
+	defer reap "$reader"
+	defer rm -f "$work/copy"
+	receiver "$(address ours 4 5006)" --memory 2M --output "$work/pipe"
+	peer_sender padded "$(address ours 4 5006)" --bytes $bytes
+	finished "$receiver" 120 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	finished "$reader" 20 "$work/dd"
+	equal "sha256" "$(sha256sum <"$work/copy" | cut -d' ' -f1)" "$(field "$(cat "$work/peer.out")" sha256)"
+}
+
+# With packets dropped on the way, which come again and out of order.
+lossy_cable() {
+	local bytes=16777216 line
+	nic_mtu 1500
+	in_peer tc qdisc add dev "$NETGPU_PEER_DEV" root netem loss 1% reorder 5% delay 1ms ||
+		skip "no netem in this kernel"
+	defer ip netns exec peer tc qdisc del dev "$NETGPU_PEER_DEV" root
+	receiver "$(address ours 4 5007)" --memory 8M
+	peer_sender plain "$(address ours 4 5007)" --bytes $bytes
+	finished "$receiver" 120 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	line=$(cat "$work/recv.out")
+	note "$line"
+	equal "sha256" "$(field "$line" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+}
+
+# A second queue for a second program, at the same time.
+two_receivers() {
+	local bytes=33554432 first first_peer
+	[ "$(nic_queues)" -ge 3 ] || skip "it takes three receive queues, the port has $(nic_queues)"
+	receiver "$(address ours 4 5008)" --queue 1
+	first=$receiver
+	mv "$work/recv.out" "$work/first.out"
+	peer_sender padded "$(address ours 4 5008)" --bytes $bytes --seed 8
+	first_peer=$peer
+	mv "$work/peer.out" "$work/first_peer.out"
+	receiver "$(address ours 4 5009)" --queue 2
+	peer_sender padded "$(address ours 4 5009)" --bytes $bytes --seed 9
+	finished "$first" 60 "$work/recv.err"
+	finished "$receiver" 60 "$work/recv.err"
+	finished "$first_peer" 10 "$work/peer.err"
+	finished "$peer" 10 "$work/peer.err"
+	equal "sha256 of the first" "$(field "$(cat "$work/first.out")" sha256)" "$(field "$(cat "$work/first_peer.out")" sha256)"
+	equal "sha256 of the second" "$(field "$(cat "$work/recv.out")" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+	equal "copied by the first" "$(field "$(cat "$work/first.out")" copied)" 0
+	equal "copied by the second" "$(field "$(cat "$work/recv.out")" copied)" 0
+}
+
+# What `netgpu recv` changes on the device is put back, however it ends short of SIGKILL.
+put_back() {
+	local how="$1" before rc=0
+	before=$(nic_settings)
+	receiver "$(address ours 4 5010)"
+	[ "$before" != "$(nic_settings)" ] || fail "nothing was changed: this test cannot tell"
+	case $how in
+	end)
+		peer_sender plain "$(address ours 4 5010)" --bytes 1000000
+		finished "$receiver" 20 "$work/recv.err"
+		;;
+	waiting)
+		kill -INT "$receiver"
+		;;
+	*)
+		peer_sender plain "$(address ours 4 5010)" --bytes 10000000000
+		until_true 20 peer_connected
+		kill "-$how" "$receiver"
+		;;
+	esac
+	until_true 10 gone "$receiver"
+	[ "$how" = end ] || wait "$receiver" || rc=$?
+	case $how in
+	waiting | INT) equal "exit status" "$rc" 130 ;;
+	TERM) equal "exit status" "$rc" 143 ;;
+	esac
+	nic_settings >"$work/after"
+	echo "$before" | diff - "$work/after" >"$work/diff" || {
+		sed 's/^/# /' "$work/diff"
+		fail "the above was not put back"
+	}
+	nic_ping
+}
+
+# Bad arguments are told, and leave the device alone.
+refused() {
+	local before rc=0
+	before=$(nic_settings)
+	netgpu recv --dev lo --listen 5011 2>"$work/recv.err" && fail "netgpu received on lo"
+	grep -q . "$work/recv.err" || fail "no reason given"
+	netgpu recv --dev nosuch0 --listen 5011 2>"$work/recv.err" && fail "netgpu received on nosuch0"
+	grep -q nosuch0 "$work/recv.err" || fail "the message does not name the device"
+	netgpu recv --dev "$NETGPU_DEV" --queue 4000 --listen 5011 2>"$work/recv.err" && fail "there is no queue 4000"
+	grep -q 4000 "$work/recv.err" || fail "the message does not name the queue"
+	equal "settings" "$(nic_settings)" "$before"
+}
+
+nothing_is_left() {
+	until_true 10 pinned_is "$pinned_at_first"
+	until_true 10 module_unload
+	nic_ping
+	check_log
+}
+
+plan 23
+nic_up
+modprobe netgpu || echo "# modprobe netgpu failed"
+pinned_at_first=$(pinned_pages)
+for padded in plain padded; do
+	for mtu in 1500 9000; do
+		run stream 4 $mtu $padded
+		run stream 6 $mtu $padded
+	done
+done
+run larger_than_the_region
+run into_a_file
+run short 1
+run short 27
+run short 0
+run slow_reader 4
+run hesitant_reader
+run lossy_cable
+run two_receivers
+run put_back end
+run put_back waiting
+run put_back INT
+run put_back TERM
+run refused
+run nothing_is_left
+finish

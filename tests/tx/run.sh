@@ -1,0 +1,198 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
+#
+# Sending: `netgpu send` from registered memory, an ordinary program on the other machine receives.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+. ../lib/transfer.sh
+
+# sender ADDRESS FILE ARGS...: `netgpu send` in the background. Leaves $sender, $work/send.{out,err}.
+sender() {
+	netgpu send --dev "$NETGPU_DEV" --sha256 "$@" >"$work/send.out" 2>"$work/send.err" 9>&- &
+	sender=$!
+	defer reap "$sender"
+}
+
+# check_sent BYTES: both ends agree, and no byte was copied on our side.
+check_sent() {
+	local line
+	line=$(cat "$work/send.out")
+	note "$line"
+	equal "bytes sent" "$(field "$line" tx)" "$1"
+	equal "zero-copy" "$(field "$line" zero-copy)" "$1"
+	equal "copied" "$(field "$line" copied)" 0
+	equal "bytes received" "$(field "$(cat "$work/peer.out")" received)" "$1"
+	equal "sha256" "$(field "$(cat "$work/peer.out")" sha256)" "$(field "$line" sha256)"
+}
+
+stream() {
+	local family="$1" mtu="$2"
+	nic_mtu "$mtu"
+	peer_receiver "$(address peer "$family" 6001)"
+	sender "$(address peer "$family" 6001)" "$work/64M"
+	finished "$sender" 60 "$work/send.err"
+	finished "$peer" 10 "$work/peer.err"
+	check_sent 67108864
+	equal "sha256 of the file" "$(sha256sum <"$work/64M" | cut -d' ' -f1)" "$(field "$(cat "$work/send.out")" sha256)"
+}
+
+larger_than_the_region() {
+	nic_mtu 9000
+	peer_receiver "$(address peer 4 6002)"
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	cat "$work/64M" "$work/64M" "$work/64M" "$work/64M" >"$work/pipe" &
+	defer reap $!
+	sender "$(address peer 4 6002)" "$work/pipe" --memory 8M
+	finished "$sender" 120 "$work/send.err"
+	finished "$peer" 10 "$work/peer.err"
+	check_sent 268435456
+}
+
+short() {
+	local bytes="$1"
+	head -c "$bytes" "$work/64M" >"$work/short"
+	peer_receiver "$(address peer 4 6003)"
+	sender "$(address peer 4 6003)" "$work/short" --memory 64K
+	finished "$sender" 20 "$work/send.err"
+	finished "$peer" 10 "$work/peer.err"
+	check_sent "$bytes"
+}
+
+sent_bytes() {
+	ss -tinH state established | tr ' ' '\n' | sed -n 's/^bytes_acked://p' | sort -n | tail -n 1
+}
+
+sending() {
+	[ "$(sent_bytes || echo 0)" -gt 0 ] 2>/dev/null
+}
+
+# The other machine does not read: the sender waits with its memory, and goes on where it was.
+slow_reader() {
+	local reader
+	nic_mtu 1500
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	exec 9<>"$work/pipe"
+	peer_receiver "$(address peer 4 6004)" --output "$work/pipe"
+	sender "$(address peer 4 6004)" "$work/64M" --memory 1M
+	until_true 20 sending
+	stalls sent_bytes
+	note "the sender waits after $stalled_at bytes"
+	at_most "bytes before it waits" "$stalled_at" 16777216
+	cat "$work/pipe" >/dev/null 9>&- &
+	reader=$!
+	defer reap "$reader"
+	exec 9>&-
+	finished "$sender" 60 "$work/send.err"
+	finished "$peer" 10 "$work/peer.err"
+	check_sent 67108864
+}
+
+lossy_cable() {
+	nic_mtu 1500
+	tc qdisc add dev "$NETGPU_DEV" root netem loss 1% reorder 5% delay 1ms || skip "no netem in this kernel"
+	defer tc qdisc del dev "$NETGPU_DEV" root
+	head -c 16777216 "$work/64M" >"$work/short"
+	peer_receiver "$(address peer 4 6005)"
+	sender "$(address peer 4 6005)" "$work/short" --memory 4M
+	finished "$sender" 120 "$work/send.err"
+	finished "$peer" 10 "$work/peer.err"
+	check_sent 16777216
+}
+
+# The other program dies, gracefully or not: the sender says so and ends.
+peer_goes() {
+	local how="$1" rc=0
+	peer_receiver "$(address peer 4 6006)"
+	sender "$(address peer 4 6006)" /dev/zero --memory 4M
+	until_true 20 sending
+	kill "-$how" "$peer"
+	until_true 20 gone "$sender"
+	wait "$sender" || rc=$?
+	[ "$rc" != 0 ] || fail "the sender did not notice"
+	grep -q . "$work/send.err" || fail "the sender did not say why it ended"
+	until_true 10 pinned_is "$pinned_at_first"
+}
+
+interrupted() {
+	local rc=0
+	peer_receiver "$(address peer 4 6007)"
+	sender "$(address peer 4 6007)" /dev/zero --memory 4M
+	until_true 20 sending
+	kill -INT "$sender"
+	until_true 20 gone "$sender"
+	wait "$sender" || rc=$?
+	equal "exit status" "$rc" 130
+	until_true 10 pinned_is "$pinned_at_first"
+}
+
+# Both ways at once, from and to the same port.
+both_ways() {
+	local bytes=67108864 peer_recv
+	nic_mtu 9000
+	peer_receiver "$(address peer 4 6008)"
+	peer_recv=$peer
+	mv "$work/peer.out" "$work/peer_recv.out"
+	receiver "$(address ours 4 6009)"
+	peer_sender padded "$(address ours 4 6009)" --bytes $bytes
+	sender "$(address peer 4 6008)" "$work/64M"
+	finished "$sender" 90 "$work/send.err"
+	finished "$receiver" 90 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	finished "$peer_recv" 10 "$work/peer.err"
+	equal "sha256 received" "$(field "$(cat "$work/recv.out")" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+	equal "copied on the way in" "$(field "$(cat "$work/recv.out")" copied)" 0
+	mv "$work/peer_recv.out" "$work/peer.out"
+	check_sent $bytes
+}
+
+refused() {
+	netgpu send --dev lo 127.0.0.1:6010 "$work/64M" 2>"$work/send.err" && fail "netgpu sent on lo"
+	grep -q . "$work/send.err" || fail "no reason given"
+	netgpu send --dev "$NETGPU_DEV" "$(address peer 4 6010)" /nosuch 2>"$work/send.err" && fail "there is no such file"
+	grep -q nosuch "$work/send.err" || fail "the message does not name the file"
+	# Nobody listens.
+	netgpu send --dev "$NETGPU_DEV" "$(address peer 4 6010)" "$work/64M" 2>"$work/send.err" && fail "nobody listens"
+	grep -q "$NETGPU_PEER_ADDR4" "$work/send.err" || fail "the message does not name the address"
+}
+
+settings_stay() {
+	equal "settings" "$(nic_settings)" "$settings_at_first"
+}
+
+nothing_is_left() {
+	until_true 10 pinned_is "$pinned_at_first"
+	until_true 10 module_unload
+	nic_ping
+	check_log
+}
+
+plan 17
+nic_up
+modprobe netgpu || echo "# modprobe netgpu failed"
+pinned_at_first=$(pinned_pages)
+settings_at_first=$(nic_settings)
+head -c 67108864 /dev/urandom >"$work/64M"
+for mtu in 1500 9000; do
+	run stream 4 $mtu
+	run stream 6 $mtu
+done
+run larger_than_the_region
+run short 1
+run short 1000
+run short 0
+run slow_reader
+run lossy_cable
+run peer_goes TERM
+run peer_goes KILL
+run interrupted
+run both_ways
+run refused
+nic_mtu 1500
+run settings_stay
+run nothing_is_left
+finish
