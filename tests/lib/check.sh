@@ -24,13 +24,17 @@ pinned_is() {
 }
 
 # kmemleak_clear: forget what was found so far. kmemleak_check: fail when something leaked since. Both take two scans,
-# because an object counts only when it was unreferenced in an earlier scan and has not changed.
+# because an object counts only when it was unreferenced in an earlier scan and has not changed, and kmemleak does not
+# judge an object in its first five seconds (MSECS_MIN_AGE in mm/kmemleak.c).
 kmemleak_clear() {
 	echo scan >/sys/kernel/debug/kmemleak
 	echo clear >/sys/kernel/debug/kmemleak
 }
 
 kmemleak_check() {
+	local old_enough
+	old_enough=$(($(now) + 6))
+	while [ "$(now)" -lt "$old_enough" ]; do sleep 0.2; done
 	echo scan >/sys/kernel/debug/kmemleak
 	echo scan >/sys/kernel/debug/kmemleak
 	cat /sys/kernel/debug/kmemleak >"$ktap_tmp/leaks"
