@@ -12,7 +12,7 @@ use super::{
 /// # Invariants
 ///
 /// `produced - next`, wrapping, is at most `memory.entries()`.
-pub struct Consumer<M: Memory> {
+pub(crate) struct Consumer<M: Memory> {
     memory: M,
     /// Index of the next entry to read. Ours alone; the shared copy is never read back.
     next: u32,
@@ -22,7 +22,7 @@ pub struct Consumer<M: Memory> {
 
 impl<M: Memory> Consumer<M> {
     /// Makes the consumer of a ring whose words are all zero.
-    pub fn new(memory: M) -> Self {
+    pub(crate) fn new(memory: M) -> Self {
         // INVARIANT: The difference is zero.
         Self {
             memory,
@@ -33,7 +33,7 @@ impl<M: Memory> Consumer<M> {
 
     /// Makes the consumer of an empty ring whose indices are at `index`, for tests of the wrap.
     #[cfg(test)]
-    pub fn starting_at(memory: M, index: u32) -> Self {
+    pub(crate) fn starting_at(memory: M, index: u32) -> Self {
         // INVARIANT: The difference is zero.
         Self {
             memory,
@@ -43,12 +43,12 @@ impl<M: Memory> Consumer<M> {
     }
 
     /// The memory that the ring lies in.
-    pub fn memory(&self) -> &M {
+    pub(crate) fn memory(&self) -> &M {
         &self.memory
     }
 
     /// Number of entries that can be popped now, by the producer's latest word.
-    pub fn available(&mut self) -> u32 {
+    pub(crate) fn available(&mut self) -> u32 {
         let produced = self.memory.load_producer();
         match super::used(produced, self.next, self.memory.entries()) {
             Some(used) => {
@@ -61,7 +61,7 @@ impl<M: Memory> Consumer<M> {
     }
 
     /// Copies the next entry out. Its slot stays ours until [`Self::release`].
-    pub fn pop(&mut self) -> Option<M::Entry> {
+    pub(crate) fn pop(&mut self) -> Option<M::Entry> {
         if self.next == self.produced && self.available() == 0 {
             return None;
         }
@@ -74,7 +74,7 @@ impl<M: Memory> Consumer<M> {
     /// Gives the slots of all popped entries back to the producer.
     ///
     /// Returns whether the producer had stalled: it is to be told that there is room again.
-    pub fn release(&mut self) -> bool {
+    pub(crate) fn release(&mut self) -> bool {
         self.memory.store_consumer(self.next);
         // Pairs with the barrier in `Producer::stall()`: either it sees our index, or we its flag.
         self.memory.full_barrier();

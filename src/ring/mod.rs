@@ -14,25 +14,25 @@
 //! do": a ring without room, or without entries.
 
 // Each user of this source is one of the two peers and needs its half only.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 mod consumer;
 mod producer;
 
-pub use consumer::Consumer;
-pub use producer::{
+pub(crate) use consumer::Consumer;
+pub(crate) use producer::{
     Full,
     Producer, //
 };
 
 /// `NETGPU_RING_STALLED`: the producer has more to deliver than had room.
-pub const STALLED: u32 = 1;
+pub(crate) const STALLED: u32 = 1;
 
 /// The memory of one ring.
 ///
 /// An implementation is a handle to memory that the peer changes concurrently; no method hands out a
 /// reference into it. Words are accessed whole (no tearing).
-pub trait Memory {
+pub(crate) trait Memory {
     /// One entry: plain data of which every bit pattern is a value.
     type Entry: Copy;
 
@@ -71,7 +71,7 @@ pub trait Memory {
 ///
 /// Needs no lock and neither side's private state, and is as true as what the peers wrote: good for
 /// poll, not for deciding what may be touched.
-pub fn is_empty<M: Memory>(memory: &M) -> bool {
+pub(crate) fn is_empty<M: Memory>(memory: &M) -> bool {
     memory.load_producer() == memory.load_consumer()
 }
 

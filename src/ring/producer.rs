@@ -9,14 +9,14 @@ use super::{
 
 /// The ring has no room for another entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub(crate) struct Full;
 
 /// The one producer of a ring.
 ///
 /// # Invariants
 ///
 /// `next - consumed`, wrapping, is at most `memory.entries()`, and so is `next - published`.
-pub struct Producer<M: Memory> {
+pub(crate) struct Producer<M: Memory> {
     memory: M,
     /// Index of the next entry to write. Ours alone; the shared copy is never read back.
     next: u32,
@@ -28,7 +28,7 @@ pub struct Producer<M: Memory> {
 
 impl<M: Memory> Producer<M> {
     /// Makes the producer of a ring whose words are all zero.
-    pub fn new(memory: M) -> Self {
+    pub(crate) fn new(memory: M) -> Self {
         // INVARIANT: All differences are zero.
         Self {
             memory,
@@ -40,7 +40,7 @@ impl<M: Memory> Producer<M> {
 
     /// Makes the producer of an empty ring whose indices are at `index`, for tests of the wrap.
     #[cfg(test)]
-    pub fn starting_at(memory: M, index: u32) -> Self {
+    pub(crate) fn starting_at(memory: M, index: u32) -> Self {
         // INVARIANT: All differences are zero.
         Self {
             memory,
@@ -51,12 +51,12 @@ impl<M: Memory> Producer<M> {
     }
 
     /// The memory that the ring lies in.
-    pub fn memory(&self) -> &M {
+    pub(crate) fn memory(&self) -> &M {
         &self.memory
     }
 
     /// Number of entries that can be pushed now, by the consumer's latest word.
-    pub fn room(&mut self) -> u32 {
+    pub(crate) fn room(&mut self) -> u32 {
         let consumed = self.memory.load_consumer();
         match super::used(self.next, consumed, self.memory.entries()) {
             Some(used) => {
@@ -70,15 +70,19 @@ impl<M: Memory> Producer<M> {
 
     /// Number of published entries that the consumer has not released, by its latest word; all that
     /// were ever possible if that word cannot be true.
-    pub fn unread(&self) -> u32 {
+    pub(crate) fn unread(&self) -> u32 {
         let entries = self.memory.entries();
         super::used(self.published, self.memory.load_consumer(), entries).unwrap_or(entries)
     }
 
+    /// Whether [`Self::push`] would fail.
+    pub(crate) fn is_full(&mut self) -> bool {
+        self.next.wrapping_sub(self.consumed) == self.memory.entries() && self.room() == 0
+    }
+
     /// Writes `entry` into the next slot; the consumer sees it after [`Self::publish`].
-    pub fn push(&mut self, entry: M::Entry) -> Result<(), Full> {
-        let held = self.next.wrapping_sub(self.consumed);
-        if held == self.memory.entries() && self.room() == 0 {
+    pub(crate) fn push(&mut self, entry: M::Entry) -> Result<(), Full> {
+        if self.is_full() {
             return Err(Full);
         }
         self.memory.write(self.next, entry);
@@ -88,7 +92,7 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Shows the consumer everything that was pushed. Returns whether there was anything new.
-    pub fn publish(&mut self) -> bool {
+    pub(crate) fn publish(&mut self) -> bool {
         let new = self.next != self.published;
         if new {
             self.memory.store_producer(self.next);
@@ -101,7 +105,7 @@ impl<M: Memory> Producer<M> {
     ///
     /// Returns `true` if the consumer will see the flag after its next release. Returns `false` if
     /// it has made room of at least `wanted` entries meanwhile and may have missed the flag: push on.
-    pub fn stall(&mut self, wanted: u32) -> bool {
+    pub(crate) fn stall(&mut self, wanted: u32) -> bool {
         self.memory.store_flags(STALLED);
         // Pairs with the barrier in `Consumer::release()`: either we see its index, or it our flag.
         self.memory.full_barrier();
@@ -113,7 +117,7 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Takes the word of [`Self::stall`] back: delivery has resumed.
-    pub fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.memory.store_flags(0);
     }
 }

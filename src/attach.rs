@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Attachments: a region in a context, cut into buffers and mapped for the context's device.
+//!
+//! An attachment belongs to its context and lives as long: pools, sockets and packets that refer to its buffers hold
+//! the context. It needs no lock; what changes is atomic or has a lock of its own.
+
+use crate::{
+    buffers::{
+        Buffers,
+        Shares, //
+    },
+    ffi::{
+        pages::{
+            Map,
+            Pool,
+            Put, //
+        },
+        uapi::BUFFER_SHIFT, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// A region that a context uses. Made by [`Map::attach`].
+#[pin_data]
+pub(crate) struct Attachment {
+    /// The buffers to the device and the stack.
+    pub(crate) map: Map,
+    /// The buffers to user space.
+    #[pin]
+    pub(crate) buffers: Buffers,
+    /// Shared by the attachments of the context.
+    pub(crate) shares: Arc<Shares>,
+}
+
+impl Attachment {
+    /// The address of a byte of a buffer.
+    pub(crate) fn addr(&self, index: u32, offset: u32) -> u64 {
+        let start = self.map.region().span.start() as u64;
+        start + (u64::from(index) << BUFFER_SHIFT) + u64::from(offset)
+    }
+
+    /// The caller's buffer goes to the free list.
+    pub(crate) fn free(&self, index: u32) {
+        self.buffers.put_free(index, &self.shares);
+    }
+
+    /// Drops a reference on behalf of nobody; the last one frees the buffer.
+    pub(crate) fn put(&self, index: u32) {
+        if self.map.put(index, None) == Put::Free {
+            self.free(index);
+        }
+    }
+
+    /// Drops a reference on behalf of `pool`, which is asking. Returns whether `pool` got the buffer.
+    pub(crate) fn refill(&self, index: u32, pool: &Pool) -> bool {
+        match self.map.put(index, Some(pool)) {
+            Put::InUse => false,
+            Put::Pooled => true,
+            Put::Free if self.shares.wants_reserve() => {
+                self.free(index);
+                false
+            }
+            Put::Free => {
+                self.map.give(index, pool);
+                true
+            }
+        }
+    }
+
+    /// Takes every buffer from user space, which is gone.
+    pub(crate) fn reclaim(&self) {
+        for index in 0..self.buffers.len() {
+            for _ in 0..self.buffers.reclaim(index, &self.shares) {
+                self.put(index);
+            }
+        }
+    }
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who has which buffer: the counts of what user space holds, the shares of its sockets, and the buffers that
+//! nobody has.
+//!
+//! A buffer's count starts at one: user space owns it. A delivery adds one, a fill entry takes one away. While
+//! the count is above zero because of deliveries, the buffer is charged to the socket that was first to
+//! deliver it; that is what a socket's share limits.
+
+use crate::ffi::lock::{
+    new_bh_lock,
+    BhLock, //
+};
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Full,
+        Relaxed, //
+    }, //
+};
+
+/// Number of a socket in its context.
+pub(crate) type Slot = u32;
+
+/// Charged to nobody: user space has had the buffer from the start.
+const NOBODY: Slot = Slot::MAX;
+
+/// A fill entry named a buffer that user space does not hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotHeld;
+
+/// What the sockets of a context may hold of its buffers.
+pub(crate) struct Shares {
+    /// Buffers charged to each socket.
+    held: KVVec<Atomic<u32>>,
+    /// Buffers that user space has ever given to the kernel.
+    donated: Atomic<u32>,
+    /// Buffers on free lists.
+    free: Atomic<u32>,
+    /// Sockets that receive.
+    receivers: Atomic<u32>,
+}
+
+impl Shares {
+    /// For at most `slots` sockets.
+    pub(crate) fn new(slots: u32) -> Result<Self> {
+        let mut held = KVVec::with_capacity(slots as usize, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..slots {
+            held.push(Atomic::new(0), GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(Self {
+            held,
+            donated: Atomic::new(0),
+            free: Atomic::new(0),
+            receivers: Atomic::new(0),
+        })
+    }
+
+    /// Another socket receives.
+    pub(crate) fn join(&self) {
+        self.receivers.fetch_add(1, Relaxed);
+    }
+
+    /// A socket has stopped receiving.
+    pub(crate) fn leave(&self) {
+        self.receivers.fetch_sub(1, Relaxed);
+    }
+
+    /// How many buffers one socket may hold: half of what was donated is for what is in user space's hands, in
+    /// equal parts, the other half for the device and the sockets' receive queues.
+    pub(crate) fn limit(&self) -> u32 {
+        (self.donated.load(Relaxed) / 2 / self.receivers.load(Relaxed).max(1)).max(1)
+    }
+
+    /// Whether the socket's share is used up.
+    pub(crate) fn exhausted(&self, slot: Slot) -> bool {
+        self.held(slot) >= self.limit()
+    }
+
+    /// Buffers charged to the socket.
+    pub(crate) fn held(&self, slot: Slot) -> u32 {
+        self.held
+            .get(slot as usize)
+            .map_or(0, |held| held.load(Relaxed))
+    }
+
+    /// How many free buffers are kept back for copies: the device would take all, and a small packet uses none of them up.
+    fn reserve(&self) -> u32 {
+        (self.donated.load(Relaxed) / 8).clamp(1, 128)
+    }
+
+    /// Whether another free buffer is to be kept back.
+    pub(crate) fn wants_reserve(&self) -> bool {
+        self.free.load(Relaxed) < self.reserve()
+    }
+
+    /// Whether there are free buffers beyond those.
+    pub(crate) fn has_spare(&self) -> bool {
+        self.free.load(Relaxed) > self.reserve()
+    }
+
+    fn charge(&self, slot: Slot) {
+        if let Some(held) = self.held.get(slot as usize) {
+            held.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn release(&self, slot: Slot) {
+        match self.held.get(slot as usize) {
+            Some(held) => held.fetch_sub(1, Relaxed),
+            None => self.donated.fetch_add(1, Relaxed),
+        };
+    }
+}
+
+/// The buffers of an attachment, by number.
+#[pin_data]
+pub(crate) struct Buffers {
+    /// For each buffer whom it is charged to (high half) and its count (low half).
+    holds: KVVec<Atomic<u64>>,
+    /// Buffers that neither user space nor a pool has. Never grows past its capacity, one for each buffer.
+    #[pin]
+    free: BhLock<KVVec<u32>>,
+}
+
+fn pack(slot: Slot, count: u32) -> u64 {
+    u64::from(slot) << 32 | u64::from(count)
+}
+
+fn unpack(hold: u64) -> (Slot, u32) {
+    ((hold >> 32) as Slot, hold as u32)
+}
+
+impl Buffers {
+    /// `count` buffers that user space owns.
+    pub(crate) fn new(count: u32) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            holds: {
+                let mut holds = KVVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?;
+                for _ in 0..count {
+                    holds.push(Atomic::new(pack(NOBODY, 1)), GFP_KERNEL_ACCOUNT)?;
+                }
+                holds
+            },
+            free <- new_bh_lock!(
+                KVVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?,
+                "netgpu::Buffers::free"
+            ),
+        })
+    }
+
+    /// Changes the hold of a buffer as `f` says; returns the old one, or [`None`] if `f` would not.
+    fn update(&self, index: u32, f: impl Fn(Slot, u32) -> Option<u64>) -> Option<(Slot, u32)> {
+        let hold = self.holds.get(index as usize)?;
+        let mut old = hold.load(Relaxed);
+        loop {
+            let (slot, count) = unpack(old);
+            match hold.cmpxchg(old, f(slot, count)?, Full) {
+                Ok(_) => return Some((slot, count)),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// User space gets the buffer, or another part of it, through the socket `slot`.
+    pub(crate) fn deliver(&self, index: u32, slot: Slot, shares: &Shares) {
+        let old = self.update(index, |by, count| {
+            let by = if count == 0 { slot } else { by };
+            Some(pack(by, count.wrapping_add(1)))
+        });
+        if let Some((_, 0)) = old {
+            shares.charge(slot);
+        }
+    }
+
+    /// User space gives back one of its counts.
+    pub(crate) fn take_back(
+        &self,
+        index: u32,
+        shares: &Shares,
+    ) -> core::result::Result<(), NotHeld> {
+        let old = self.update(index, |by, count| Some(pack(by, count.checked_sub(1)?)));
+        match old.ok_or(NotHeld)? {
+            (slot, 1) => shares.release(slot),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// User space loses all of its counts; returns how many.
+    pub(crate) fn reclaim(&self, index: u32, shares: &Shares) -> u32 {
+        match self.update(index, |by, _| Some(pack(by, 0))) {
+            Some((slot, count)) if count > 0 => {
+                shares.release(slot);
+                count
+            }
+            _ => 0,
+        }
+    }
+
+    /// The caller's buffer goes to the free list.
+    pub(crate) fn put_free(&self, index: u32, shares: &Shares) {
+        // There is room: each buffer is on the list at most once.
+        if self.free.lock().push_within_capacity(index).is_ok() {
+            shares.free.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A buffer of the free list becomes the caller's.
+    pub(crate) fn take_free(&self, shares: &Shares) -> Option<u32> {
+        let index = self.free.lock().pop()?;
+        shares.free.fetch_sub(1, Relaxed);
+        Some(index)
+    }
+
+    /// Number of buffers.
+    pub(crate) fn len(&self) -> u32 {
+        self.holds.len() as u32
+    }
+}
+
+#[kunit_tests(netgpu_buffers)]
+mod tests {
+    use super::*;
+
+    fn buffers(count: u32) -> Result<(Pin<KBox<Buffers>>, Shares)> {
+        Ok((
+            KBox::try_pin_init(Buffers::new(count), GFP_KERNEL)?,
+            Shares::new(4)?,
+        ))
+    }
+
+    #[test]
+    fn a_buffer_is_donated_once() -> Result {
+        let (buffers, shares) = buffers(2)?;
+        assert_eq!(buffers.take_back(1, &shares), Ok(()));
+        assert_eq!(buffers.take_back(1, &shares), Err(NotHeld));
+        assert_eq!(buffers.take_back(0, &shares), Ok(()));
+        assert_eq!(buffers.take_back(2, &shares), Err(NotHeld));
+        assert_eq!(shares.donated.load(Relaxed), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn each_delivery_is_returned_once_and_charged_to_the_first() -> Result {
+        let (buffers, shares) = buffers(1)?;
+        assert_eq!(buffers.take_back(0, &shares), Ok(()));
+        buffers.deliver(0, 3, &shares);
+        buffers.deliver(0, 2, &shares);
+        assert_eq!((shares.held(2), shares.held(3)), (0, 1));
+        assert_eq!(buffers.take_back(0, &shares), Ok(()));
+        assert_eq!((shares.held(2), shares.held(3)), (0, 1));
+        assert_eq!(buffers.take_back(0, &shares), Ok(()));
+        assert_eq!((shares.held(2), shares.held(3)), (0, 0));
+        assert_eq!(buffers.take_back(0, &shares), Err(NotHeld));
+        buffers.deliver(0, 2, &shares);
+        assert_eq!((shares.held(2), shares.held(3)), (1, 0));
+        assert_eq!(shares.donated.load(Relaxed), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn reclaiming_takes_all_counts() -> Result {
+        let (buffers, shares) = buffers(2)?;
+        buffers.deliver(1, 0, &shares);
+        assert_eq!(buffers.reclaim(1, &shares), 2);
+        assert_eq!(buffers.reclaim(1, &shares), 0);
+        assert_eq!(buffers.take_back(1, &shares), Err(NotHeld));
+        Ok(())
+    }
+
+    #[test]
+    fn the_free_list_holds_every_buffer() -> Result {
+        let (buffers, shares) = buffers(3)?;
+        assert_eq!(buffers.take_free(&shares), None);
+        for index in 0..3 {
+            buffers.put_free(index, &shares);
+        }
+        assert_eq!(shares.free.load(Relaxed), 3);
+        let mut seen = 0;
+        while let Some(index) = buffers.take_free(&shares) {
+            seen |= 1 << index;
+        }
+        assert_eq!(seen, 0b111);
+        assert_eq!(shares.free.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn shares_are_equal_parts_of_half_and_never_nothing() -> Result {
+        let shares = Shares::new(4)?;
+        assert_eq!(shares.limit(), 1);
+        for _ in 0..100 {
+            shares.release(NOBODY);
+        }
+        assert_eq!(shares.limit(), 50);
+        shares.join();
+        assert_eq!(shares.limit(), 50);
+        shares.join();
+        assert_eq!(shares.limit(), 25);
+        shares.leave();
+        assert!(!shares.exhausted(0));
+        for _ in 0..50 {
+            shares.charge(0);
+        }
+        assert!(shares.exhausted(0));
+        assert!(!shares.exhausted(1));
+        Ok(())
+    }
+
+    #[test]
+    fn some_buffers_are_kept_for_copies() -> Result {
+        let shares = Shares::new(1)?;
+        assert!(shares.wants_reserve());
+        shares.free.store(1, Relaxed);
+        assert!(!shares.wants_reserve());
+        shares.donated.store(80, Relaxed);
+        assert!(shares.wants_reserve());
+        shares.free.store(10, Relaxed);
+        assert!(!shares.wants_reserve());
+        Ok(())
+    }
+}

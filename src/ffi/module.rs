@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What belongs to the module as a whole: its work queue, its ULP, and references to its code.
+
+use super::abi;
+use core::ptr::NonNull;
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    workqueue::Queue, //
+};
+
+/// The work queue, from [`WorkQueue::start`] until the module is gone.
+static WORK_QUEUE: Atomic<*mut abi::workqueue_struct> = Atomic::new(core::ptr::null_mut());
+
+/// The module's own work queue: final drops happen there (see [`super::late`]).
+///
+/// # Invariants
+///
+/// Holds a work queue that `netgpu_workqueue_start()` made and that [`WORK_QUEUE`] names.
+pub(crate) struct WorkQueue(NonNull<abi::workqueue_struct>);
+
+// SAFETY: Work queues may be used from any thread.
+unsafe impl Send for WorkQueue {}
+// SAFETY: As above, and there are no methods on `&self`.
+unsafe impl Sync for WorkQueue {}
+
+impl WorkQueue {
+    /// Starts the work queue. For module init, before anything that could need it.
+    pub(crate) fn start() -> Result<Self> {
+        // SAFETY: Module init calls us once.
+        let wq = unsafe { abi::netgpu_workqueue_start() };
+        let wq = NonNull::new(wq).ok_or(ENOMEM)?;
+        WORK_QUEUE.store(wq.as_ptr(), Relaxed);
+        // INVARIANT: Stored just now, and by nobody else.
+        Ok(Self(wq))
+    }
+}
+
+impl Drop for WorkQueue {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is a work queue of the shim. The module is being unloaded,
+        // so nothing is left that could queue work: each object that does holds the module.
+        unsafe { abi::netgpu_workqueue_stop(self.0.as_ptr()) };
+    }
+}
+
+/// The module's work queue.
+pub(super) fn work_queue() -> &'static Queue {
+    let wq = WORK_QUEUE.load(Relaxed);
+    // SAFETY: Callers hold objects that exist only between `WorkQueue::start()` and the end of the
+    // module, which waits for them; so `wq` is a work queue, and stays one for as long as they need.
+    unsafe { Queue::from_raw(wq.cast()) }
+}
+
+/// Keeps the module's code in memory.
+///
+/// Must be dropped on the module's work queue or under another reference, as [`super::late`] does: the
+/// code that drops the last one must not be what it lets go.
+pub(crate) struct ModuleRef(());
+
+impl ModuleRef {
+    /// Takes a reference; the caller runs in the module and so has another.
+    pub(crate) fn new() -> Self {
+        // SAFETY: Code of the module is running, so it is live.
+        unsafe { abi::netgpu_module_get() };
+        Self(())
+    }
+}
+
+impl Drop for ModuleRef {
+    fn drop(&mut self) {
+        // SAFETY: `new()` took the reference.
+        unsafe { abi::netgpu_module_put() };
+    }
+}
+
+/// Fails, saying why, on a kernel without the patches that the module stands on.
+pub(crate) fn check_kernel() -> Result {
+    // SAFETY: No requirements.
+    let patch = unsafe { abi::netgpu_missing_patch() };
+    if patch.is_null() {
+        return Ok(());
+    }
+    // SAFETY: The shim answers null or a static string.
+    let patch = unsafe { CStr::from_char_ptr(patch) };
+    pr_err!("this kernel lacks the patch \"{patch}\"; apply the series in patches/ and boot it\n");
+    Err(ENOSYS)
+}
+
+/// The TCP upper layer protocol's registration.
+pub(crate) struct Ulp(());
+
+impl Ulp {
+    /// Registers the protocol; sockets can be attached from here on.
+    pub(crate) fn register() -> Result<Self> {
+        // SAFETY: Module init calls us once.
+        to_result(unsafe { abi::netgpu_ulp_register() })?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Ulp {
+    fn drop(&mut self) {
+        // SAFETY: `register()` succeeded. Each socket of the protocol holds the module, so there is none.
+        unsafe { abi::netgpu_ulp_unregister() };
+    }
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! netgpu: zero-copy TCP between a NIC and memory that the application chose.
+
+use kernel::{
+    miscdevice::MiscDeviceRegistration,
+    prelude::*, //
+};
+
+mod area;
+mod attach;
+mod buffers;
+mod context;
+mod device;
+mod ffi;
+mod ioctl;
+mod queue;
+mod ring;
+mod rx;
+mod slots;
+mod socket;
+mod span;
+mod stats;
+
+module! {
+    type: NetGpu,
+    name: "netgpu",
+    authors: ["the netgpu maintainers"],
+    description: "Zero-copy TCP between a NIC and memory that the application chose",
+    license: "GPL",
+}
+
+/// The module. Fields are set up in reverse order of their teardown, which is the order they are listed in.
+#[pin_data]
+struct NetGpu {
+    #[pin]
+    _device: MiscDeviceRegistration<device::Handle>,
+    /// After the work queue has come to rest: this waits until nobody is in code of the module.
+    _ulp: ffi::module::Ulp,
+    _work_queue: ffi::module::WorkQueue,
+}
+
+impl kernel::InPlaceModule for NetGpu {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            ffi::module::check_kernel()?;
+            let work_queue = ffi::module::WorkQueue::start()?;
+            let ulp = ffi::module::Ulp::register()?;
+            Ok(try_pin_init!(Self {
+                _device <- device::register(),
+                _ulp: ulp,
+                _work_queue: work_queue,
+            }? Error))
+        })
+    }
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Receive queues: the fill ring, and the memory provider behind the queue's page pools.
+//!
+//! A queue is held by its context while it is open, by the device while it is bound to it, and by each of its page
+//! pools until that has drained. The fill ring has one consumer, behind a lock that NAPI takes once for a batch, and
+//! process context only for a socket that waits for buffers.
+
+use crate::{
+    attach::Attachment,
+    context::Context,
+    context::Table,
+    ffi::{
+        late::Late,
+        lock::{
+            new_bh_lock,
+            BhLock, //
+        },
+        mapping::{
+            Mapping,
+            RingMemory, //
+        },
+        pages::Pool,
+        uapi::FillEntry, //
+    },
+    ring::Consumer,
+    stats::Counter, //
+};
+use kernel::{
+    ffi::c_void,
+    prelude::*,
+    sync::{
+        rcu,
+        Arc, //
+    }, //
+};
+
+/// Most fill entries that are looked at in one go, so that a batch of bad ones cannot hold up the CPU.
+const BATCH: u32 = 1024;
+
+/// A receive queue of the context's device.
+#[pin_data]
+pub(crate) struct Queue {
+    /// Number of the device's receive queue.
+    index: u32,
+    context: Late<Context>,
+    ring: Arc<RingMemory>,
+    #[pin]
+    fill: BhLock<Consumer<Mapping<FillEntry>>>,
+    /// Counters for user space.
+    pub(crate) stats: Stats,
+}
+
+/// Counters of a queue; see `struct netgpu_queue_stats`.
+#[derive(Default)]
+pub(crate) struct Stats {
+    pub(crate) filled: Counter,
+    pub(crate) bad_addr: Counter,
+    pub(crate) bad_return: Counter,
+    pub(crate) empty: Counter,
+}
+
+impl Queue {
+    /// A queue that is not open yet, with a fill ring of `entries` entries.
+    pub(crate) fn new(context: Late<Context>, index: u32, entries: u32) -> Result<Arc<Self>> {
+        let mapping = Mapping::new(entries)?;
+        Arc::pin_init(
+            try_pin_init!(Self {
+                index,
+                context,
+                ring: mapping.memory().clone(),
+                fill <- new_bh_lock!(Consumer::new(mapping), "netgpu::Queue::fill"),
+                stats: Stats::default(),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Number of the device's receive queue.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The fill ring's memory.
+    pub(crate) fn ring(&self) -> &Arc<RingMemory> {
+        &self.ring
+    }
+
+    /// Whether a page pool can work with our buffers.
+    pub(crate) fn check_pool(&self, dma: *const c_void, usable: bool) -> Result {
+        if !usable || !self.context.is_dma(dma) {
+            return Err(EOPNOTSUPP);
+        }
+        Ok(())
+    }
+
+    /// Takes the next buffer that user space gives back off the ring; `f` gets the count that it gave up. Ends with
+    /// [`None`] when the ring is empty or `left` entries have been looked at.
+    fn next<'a>(
+        &self,
+        fill: &mut Consumer<Mapping<FillEntry>>,
+        table: &'a Table,
+        left: &mut u32,
+    ) -> Option<(&'a Attachment, u32)> {
+        while *left > 0 {
+            let entry = fill.pop()?;
+            *left -= 1;
+            let addr = usize::try_from(entry.addr).unwrap_or(usize::MAX);
+            let Some((attachment, index)) = table.find(addr) else {
+                self.stats.bad_addr.add(1);
+                continue;
+            };
+            if attachment
+                .buffers
+                .take_back(index, self.context.shares())
+                .is_err()
+            {
+                self.stats.bad_return.add(1);
+                continue;
+            }
+            return Some((attachment, index));
+        }
+        None
+    }
+
+    /// A page pool asks for buffers: at most `max`, first from the fill ring, then from the free lists. Softirq mostly.
+    pub(crate) fn refill(&self, pool: &Pool, max: u32) -> u32 {
+        let guard = rcu::read_lock();
+        let table = self.context.table(&guard);
+        let mut given = 0;
+
+        let mut left = BATCH;
+        let mut fill = self.fill.lock();
+        while given < max {
+            let Some((attachment, index)) = self.next(&mut fill, table, &mut left) else {
+                break;
+            };
+            given += u32::from(attachment.refill(index, pool));
+        }
+        if left < BATCH {
+            fill.release();
+        }
+        drop(fill);
+
+        if given == 0 {
+            given = self.refill_slow(pool, max, table);
+        }
+        match given {
+            0 => self.stats.empty.add(1),
+            given => self.stats.filled.add(given.into()),
+        }
+        given
+    }
+
+    fn refill_slow(&self, pool: &Pool, max: u32, table: &Table) -> u32 {
+        let shares = self.context.shares();
+        let mut given = 0;
+        for attachment in table.values() {
+            while given < max && shares.has_spare() {
+                let Some(index) = attachment.buffers.take_free(shares) else {
+                    break;
+                };
+                attachment.map.give(index, pool);
+                given += 1;
+            }
+        }
+        given
+    }
+
+    /// Works off the fill ring while the device asks for nothing. Process context or softirq.
+    pub(crate) fn drain(&self) {
+        let guard = rcu::read_lock();
+        let table = self.context.table(&guard);
+        let mut left = BATCH;
+        let mut fill = self.fill.lock();
+        while let Some((attachment, index)) = self.next(&mut fill, table, &mut left) {
+            attachment.put(index);
+        }
+        if left < BATCH {
+            fill.release();
+        }
+    }
+}

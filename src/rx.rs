@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Receiving: from a socket's queue to its rx ring, in place where the NIC's DMA put the bytes, else by a copy.
+//!
+//! All of it runs under the socket's lock, in softirq or in process context, and never sleeps. When delivery has to stop, the rest
+//! stays in the socket's queue, so that the TCP window closes; it goes on when new bytes arrive or when recv(2) asks.
+
+use crate::{
+    attach::Attachment,
+    context::Context,
+    ffi::{
+        late::Late,
+        mapping::Mapping,
+        pages::{
+            Piece,
+            Pieces, //
+        },
+        sock::LockedSocket,
+        uapi::{
+            RxEntry,
+            BUFFER_SIZE, //
+        }, //
+    },
+    ring::Producer,
+    socket::Socket, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// Most bytes that are copied in one go: the rest has to wait for recv(2) rather than hold up a softirq.
+const COPY_LIMIT: usize = 256 * 1024;
+
+/// Why delivery stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// The rx ring is full.
+    Ring,
+    /// The socket's share of buffers is used up.
+    Share,
+    /// There is no buffer to copy into.
+    NoBuffer,
+    /// Enough has been copied for now.
+    Copied,
+    /// The next bytes lie in memory of others.
+    Foreign,
+}
+
+/// The buffer that copies go to.
+///
+/// # Invariants
+///
+/// We hold a reference to buffer `index`; its bytes from `used` on, which is at most its size, have not been delivered.
+struct CopyBuffer {
+    attachment: Arc<Attachment>,
+    index: u32,
+    used: u32,
+}
+
+/// The state of receiving on a socket.
+pub(crate) struct Rx {
+    ring: Producer<Mapping<RxEntry>>,
+    /// The last entry, kept back while it may grow. The ring has room for it.
+    tail: Option<RxEntry>,
+    copy: Option<CopyBuffer>,
+    /// Bytes copied since delivery began.
+    copied: usize,
+    stop: Option<Stop>,
+    /// Whether user space has been told that more waits.
+    stalled: bool,
+}
+
+/// Where delivered bytes lie in a buffer.
+struct Place<'a> {
+    attachment: &'a Attachment,
+    index: u32,
+    offset: u32,
+    len: u32,
+}
+
+impl Rx {
+    /// Delivers to `ring`.
+    pub(crate) fn new(ring: Mapping<RxEntry>) -> Self {
+        Self {
+            ring: Producer::new(ring),
+            tail: None,
+            copy: None,
+            copied: 0,
+            stop: None,
+            stalled: false,
+        }
+    }
+
+    /// Delivery has ended for good.
+    pub(crate) fn close(mut self) {
+        self.publish();
+        self.close_copy();
+    }
+
+    fn close_copy(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            copy.attachment.put(copy.index);
+        }
+    }
+
+    /// Shows user space what was delivered. Returns whether there was anything.
+    fn publish(&mut self) -> bool {
+        self.flush();
+        self.ring.publish()
+    }
+
+    fn flush(&mut self) {
+        if let Some(tail) = self.tail.take() {
+            // There was room when `tail` was made, and nothing else takes it.
+            let _ = self.ring.push(tail);
+        }
+    }
+
+    /// Delivers bytes of a buffer, or tells why not.
+    fn deliver(
+        &mut self,
+        context: &Context,
+        socket: &Socket,
+        place: Place<'_>,
+    ) -> core::result::Result<(), Stop> {
+        let addr = place.attachment.addr(place.index, place.offset);
+        if let Some(tail) = &mut self.tail {
+            // Bytes that follow in the same buffer share its entry, and its count.
+            if place.offset != 0 && tail.addr + tail.len == addr {
+                tail.len += u64::from(place.len);
+                return Ok(());
+            }
+        }
+        if context.shares().exhausted(socket.id()) {
+            return Err(Stop::Share);
+        }
+        self.flush();
+        if self.ring.is_full() {
+            return Err(Stop::Ring);
+        }
+        // The reference first: from the count on user space may give it back.
+        place.attachment.map.get(place.index);
+        place
+            .attachment
+            .buffers
+            .deliver(place.index, socket.id(), context.shares());
+        self.tail = Some(RxEntry {
+            addr,
+            len: place.len.into(),
+        });
+        Ok(())
+    }
+
+    /// Copies as much of `data` as it can and returns how much; fewer than all set the reason to stop.
+    fn copy(&mut self, context: &Context, socket: &Socket, data: &[u8]) -> usize {
+        let mut done = 0;
+        while done < data.len() {
+            if let Err(stop) = self.copy_some(context, socket, &data[done..], &mut done) {
+                self.stop = Some(stop);
+                break;
+            }
+        }
+        self.copied += done;
+        done
+    }
+
+    fn copy_some(
+        &mut self,
+        context: &Context,
+        socket: &Socket,
+        data: &[u8],
+        done: &mut usize,
+    ) -> core::result::Result<(), Stop> {
+        if self.copied + *done >= COPY_LIMIT {
+            return Err(Stop::Copied);
+        }
+        if self
+            .copy
+            .as_ref()
+            .is_some_and(|copy| copy.used == BUFFER_SIZE)
+        {
+            self.close_copy();
+        }
+        let mut copy = match self.copy.take() {
+            Some(copy) => copy,
+            None => {
+                let (attachment, index) = context.take_free().ok_or(Stop::NoBuffer)?;
+                // INVARIANT: A buffer of the free list comes with a reference.
+                CopyBuffer {
+                    attachment,
+                    index,
+                    used: 0,
+                }
+            }
+        };
+        let room = (BUFFER_SIZE - copy.used) as usize;
+        let data = data.get(..room).unwrap_or(data);
+        let len = data.len() as u32;
+        let place = Place {
+            attachment: &copy.attachment,
+            index: copy.index,
+            offset: copy.used,
+            len,
+        };
+        let result = self.deliver(context, socket, place);
+        if result.is_ok() {
+            // It is in range, and user space looks only after `publish()`.
+            let _ = copy.attachment.map.write(copy.index, copy.used, data);
+            // INVARIANT: `len` is at most what was left.
+            copy.used += len;
+            *done += data.len();
+        }
+        self.copy = Some(copy);
+        result
+    }
+
+    /// Delivery has come to an end for now. Returns whether there is reason to go on at once.
+    fn settle(&mut self, socket: &Socket) -> bool {
+        let Some(stop) = self.stop else {
+            if self.stalled {
+                self.ring.resume();
+                self.stalled = false;
+            }
+            return false;
+        };
+        if !self.stalled {
+            socket.stats.rx_stalled.add(1);
+        }
+        // For want of ring space, space that was made meanwhile will do; else only recv(2) helps.
+        let wanted = if stop == Stop::Ring { 1 } else { u32::MAX };
+        self.stalled = self.ring.stall(wanted);
+        !self.stalled
+    }
+}
+
+/// Delivers what waits on the socket.
+pub(crate) fn ready(locked: &mut LockedSocket<'_>) {
+    let socket = locked.socket();
+    loop {
+        let Some(rx) = &mut locked.state().rx else {
+            return;
+        };
+        rx.stop = None;
+        rx.copied = 0;
+        locked.read();
+        let Some(rx) = &mut locked.state().rx else {
+            return;
+        };
+        let news = rx.publish() || rx.stop.is_some();
+        let again = rx.settle(socket);
+        if news {
+            locked.wake();
+        }
+        if !again {
+            return;
+        }
+    }
+}
+
+/// recv(2): takes back what user space has returned, then delivers. `EFAULT`: the next bytes lie in memory of others.
+pub(crate) fn kick(locked: &mut LockedSocket<'_>) -> Result {
+    if let Some(context) = &locked.state().context {
+        context.drain_queues();
+    }
+    ready(locked);
+    match &locked.state().rx {
+        Some(rx) if rx.stop == Some(Stop::Foreign) => Err(EFAULT),
+        _ => Ok(()),
+    }
+}
+
+/// Delivers pieces of a packet. Returns how many bytes of them were taken.
+pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Result<usize> {
+    let socket = locked.socket();
+    let state = locked.state();
+    let (Some(context), Some(rx)) = (&state.context, &mut state.rx) else {
+        return Err(EAGAIN);
+    };
+    let mut taken = 0;
+    let mut copied = 0;
+    let mut at = 0;
+    while rx.stop.is_none() {
+        let Some(piece) = pieces.get(at, context) else {
+            break;
+        };
+        let (got, slack, used) = take(rx, context, socket, piece, pieces.get(at + 1, context));
+        taken += got;
+        copied += slack;
+        at += used;
+    }
+    socket.stats.rx_zerocopy.add((taken - copied) as u64);
+    socket.stats.rx_copied.add(copied as u64);
+    match rx.stop {
+        Some(Stop::Foreign) if taken == 0 => Err(EFAULT),
+        _ => Ok(taken),
+    }
+}
+
+/// Delivers `piece`, and perhaps the next with it. Returns the bytes taken, how many of them were copied, and the pieces.
+fn take(
+    rx: &mut Rx,
+    context: &Late<Context>,
+    socket: &Socket,
+    piece: Piece<'_>,
+    next: Option<Piece<'_>>,
+) -> (usize, usize, usize) {
+    let place = |attachment, index, offset, len| Place {
+        attachment,
+        index,
+        offset,
+        len,
+    };
+    match (piece, next) {
+        (Piece::Foreign, _) => {
+            rx.stop = Some(Stop::Foreign);
+            (0, 0, 0)
+        }
+        (
+            Piece::Buffer {
+                attachment,
+                index,
+                offset,
+                len,
+            },
+            _,
+        ) => match rx.deliver(context, socket, place(attachment, index, offset, len)) {
+            Ok(()) => (len as usize, 0, 1),
+            Err(stop) => {
+                rx.stop = Some(stop);
+                (0, 0, 0)
+            }
+        },
+        // The first bytes of a packet's payload stayed with its headers: they fit in front of the others.
+        (
+            Piece::Bytes(data),
+            Some(Piece::Buffer {
+                attachment,
+                index,
+                offset,
+                len,
+            }),
+        ) if data.len() <= (context.headroom().min(offset)) as usize => {
+            let slack = data.len() as u32;
+            let whole = place(attachment, index, offset - slack, len + slack);
+            match rx.deliver(context, socket, whole) {
+                Ok(()) => {
+                    // It is in range, and user space looks only after `publish()`.
+                    let _ = attachment.map.write(index, offset - slack, data);
+                    ((len + slack) as usize, data.len(), 2)
+                }
+                Err(stop) => {
+                    rx.stop = Some(stop);
+                    (0, 0, 0)
+                }
+            }
+        }
+        (Piece::Bytes(data), _) => {
+            let done = rx.copy(context, socket, data);
+            (done, done, usize::from(done == data.len()))
+        }
+    }
+}

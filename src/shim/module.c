@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Module reference, work queue, locks, and whether this kernel will do. */
+#include <linux/module.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
+
+#include "shim.h"
+
+MODULE_IMPORT_NS("NETDEV_INTERNAL");
+MODULE_ALIAS_TCP_ULP(NETGPU_ULP_NAME);
+
+const char *netgpu_missing_patch(void)
+{
+	if (!netif_mp_open_rxq || !netif_mp_close_rxq || !net_mp_niov_set_dma_addr || !net_mp_niov_set_page_pool ||
+	    !net_mp_niov_clear_page_pool || !netdev_queue_get_dma_dev)
+		return "net: export what a memory provider in a module needs";
+	return NULL;
+}
+
+void netgpu_module_get(void)
+{
+	__module_get(THIS_MODULE);
+}
+
+void netgpu_module_put(void)
+{
+	module_put(THIS_MODULE);
+}
+
+struct workqueue_struct *netgpu_workqueue_start(void)
+{
+	return alloc_workqueue("netgpu", WQ_UNBOUND, 0);
+}
+
+void netgpu_workqueue_stop(struct workqueue_struct *wq)
+{
+	destroy_workqueue(wq);
+}
+
+void netgpu_lock_bh(struct spinlock *lock)
+{
+	spin_lock_bh(lock);
+}
+
+void netgpu_unlock_bh(struct spinlock *lock)
+{
+	spin_unlock_bh(lock);
+}

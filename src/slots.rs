@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Numbered places for objects. A number is reserved before its object exists and shows it when that is complete.
+
+use kernel::prelude::*;
+
+enum Slot<T> {
+    Empty,
+    Reserved,
+    Used(T),
+}
+
+/// Objects by number.
+pub(crate) struct Slots<T>(KVVec<Slot<T>>);
+
+impl<T> Slots<T> {
+    /// No objects yet.
+    pub(crate) fn new() -> Self {
+        Self(KVVec::new())
+    }
+
+    /// Reserves the lowest number below `max` that is not in use and that `fits`.
+    pub(crate) fn reserve(&mut self, max: u32, fits: impl Fn(u32) -> bool) -> Result<u32> {
+        for (id, slot) in (0..).zip(&mut self.0) {
+            if matches!(slot, Slot::Empty) && fits(id) {
+                *slot = Slot::Reserved;
+                return Ok(id);
+            }
+        }
+        while self.0.len() < max as usize {
+            self.0.push(Slot::Empty, GFP_KERNEL_ACCOUNT)?;
+            let id = (self.0.len() - 1) as u32;
+            if fits(id) {
+                self.0[id as usize] = Slot::Reserved;
+                return Ok(id);
+            }
+        }
+        Err(ENOSPC)
+    }
+
+    /// Shows `object` under a number that was reserved for it.
+    pub(crate) fn fill(&mut self, id: u32, object: T) {
+        if let Some(slot) = self.0.get_mut(id as usize) {
+            *slot = Slot::Used(object);
+        }
+    }
+
+    /// Empties a place; returns what was there.
+    pub(crate) fn take(&mut self, id: u32) -> Option<T> {
+        match core::mem::replace(self.0.get_mut(id as usize)?, Slot::Empty) {
+            Slot::Used(object) => Some(object),
+            _ => None,
+        }
+    }
+
+    /// The object with number `id`.
+    pub(crate) fn get(&self, id: u32) -> Option<&T> {
+        match self.0.get(id as usize)? {
+            Slot::Used(object) => Some(object),
+            _ => None,
+        }
+    }
+
+    /// All objects.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().filter_map(|slot| match slot {
+            Slot::Used(object) => Some(object),
+            _ => None,
+        })
+    }
+
+    /// Takes the object with the highest number.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        while let Some(slot) = self.0.pop() {
+            if let Slot::Used(object) = slot {
+                return Some(object);
+            }
+        }
+        None
+    }
+}
+
+#[kunit_tests(netgpu_slots)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_reserved_shown_and_reused() -> Result {
+        let mut slots = Slots::new();
+        assert_eq!(slots.reserve(2, |_| true), Ok(0));
+        assert_eq!(slots.reserve(2, |_| true), Ok(1));
+        assert_eq!(slots.reserve(2, |_| true), Err(ENOSPC));
+        assert_eq!(slots.get(0), None);
+        slots.fill(0, 'a');
+        assert_eq!(slots.get(0), Some(&'a'));
+        assert_eq!(slots.take(1), None);
+        assert_eq!(slots.reserve(2, |_| true), Ok(1));
+        assert_eq!(slots.take(0), Some('a'));
+        assert_eq!(slots.take(0), None);
+        assert_eq!(slots.take(7), None);
+        assert_eq!(slots.reserve(3, |id| id != 0), Ok(2));
+        assert_eq!(slots.reserve(3, |_| true), Ok(0));
+        slots.fill(2, 'c');
+        assert_eq!(slots.iter().count(), 1);
+        assert_eq!(slots.pop(), Some('c'));
+        assert_eq!(slots.pop(), None);
+        Ok(())
+    }
+}

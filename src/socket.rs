@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Our side of an attached TCP socket.
+//!
+//! It is held by the context's table and by the socket, until that is destroyed, and holds the socket's memory in turn; detaching
+//! ends the first. What the data path changes is guarded by the socket's own lock ([`Locked`]). The context is part of that: a
+//! socket that was detached keeps none.
+
+use crate::{
+    buffers::Slot,
+    context::Context,
+    ffi::{
+        late::{
+            Late,
+            Retire, //
+        },
+        mapping::{
+            Mapping,
+            RingMemory, //
+        },
+        sock::{
+            LockedSocket,
+            Sock,
+            SockCell, //
+        },
+        uapi::{
+            Completion,
+            RxEntry, //
+        }, //
+    },
+    ioctl,
+    ring,
+    rx::{
+        self,
+        Rx, //
+    },
+    stats::Counter, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// An attached socket, or one that was.
+#[pin_data]
+pub(crate) struct Socket {
+    /// Number in its context.
+    id: Slot,
+    sock: Sock,
+    /// The rings, for mapping them and for looks without a lock.
+    rx_ring: Option<Mapping<RxEntry>>,
+    completion_ring: Option<Mapping<Completion>>,
+    /// Guarded by the socket's lock.
+    pub(crate) locked: SockCell,
+    /// Counters for user space.
+    pub(crate) stats: Stats,
+}
+
+/// What the socket's lock guards.
+pub(crate) struct Locked {
+    /// The context, as long as the socket is attached.
+    pub(crate) context: Option<Late<Context>>,
+    /// Receiving, if the socket has an rx ring.
+    pub(crate) rx: Option<Rx>,
+}
+
+/// Counters of a socket; see `struct netgpu_socket_stats`.
+#[derive(Default)]
+pub(crate) struct Stats {
+    pub(crate) rx_zerocopy: Counter,
+    pub(crate) rx_copied: Counter,
+    pub(crate) rx_stalled: Counter,
+    pub(crate) tx_zerocopy: Counter,
+    pub(crate) tx_copied: Counter,
+    pub(crate) tx_pending: Counter,
+}
+
+impl Retire for Socket {}
+
+impl Socket {
+    /// Our side of `sock`, which is yet to be attached.
+    pub(crate) fn new(
+        context: &Late<Context>,
+        id: Slot,
+        sock: Sock,
+        request: &ioctl::AttachSocket,
+    ) -> Result<Late<Self>> {
+        let rx_ring = request.rx_entries.map(Mapping::new).transpose()?;
+        let completion_ring = request.completion_entries.map(Mapping::new).transpose()?;
+        let rx = rx_ring.as_ref().map(|ring| Rx::new(ring.share()));
+        Late::new(try_pin_init!(Self {
+            id,
+            sock,
+            rx_ring,
+            completion_ring,
+            locked: SockCell::new(Locked {
+                context: Some(context.clone()),
+                rx,
+            }),
+            stats: Stats::default(),
+        }? Error))
+    }
+
+    /// Number in its context.
+    pub(crate) fn id(&self) -> Slot {
+        self.id
+    }
+
+    /// The rx ring's memory.
+    pub(crate) fn rx_ring(&self) -> Option<&Arc<RingMemory>> {
+        self.rx_ring.as_ref().map(Mapping::memory)
+    }
+
+    /// The completion ring's memory.
+    pub(crate) fn completion_ring(&self) -> Option<&Arc<RingMemory>> {
+        self.completion_ring.as_ref().map(Mapping::memory)
+    }
+
+    /// Whether received bytes go to an rx ring.
+    pub(crate) fn has_rx(&self) -> bool {
+        self.rx_ring.is_some()
+    }
+
+    /// Whether a ring holds entries that user space has not read.
+    pub(crate) fn readable(&self) -> bool {
+        self.rx_ring.as_ref().is_some_and(|r| !ring::is_empty(r))
+            || self
+                .completion_ring
+                .as_ref()
+                .is_some_and(|r| !ring::is_empty(r))
+    }
+}
+
+impl Late<Socket> {
+    /// Detaches the socket unless it has been closed, and aborts its connection. Sleeps; takes the socket's lock.
+    pub(crate) fn abort(&self) {
+        self.sock.abort(self);
+    }
+}
+
+/// The socket has been attached: takes what it had received before.
+pub(crate) fn attached(locked: &mut LockedSocket<'_>) {
+    let state = locked.state();
+    if let (Some(context), Some(_)) = (&state.context, &state.rx) {
+        context.shares().join();
+        rx::ready(locked);
+    }
+}
+
+/// The socket has been detached; returns the context that it holds no longer.
+pub(crate) fn detached(locked: &mut LockedSocket<'_>) -> Option<Late<Context>> {
+    let state = locked.state();
+    let context = state.context.take()?;
+    if let Some(rx) = state.rx.take() {
+        rx.close();
+        context.shares().leave();
+    }
+    Some(context)
+}
