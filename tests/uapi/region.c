@@ -411,18 +411,21 @@ TEST_F(region, lives_until_the_last_descriptor)
 TEST_F(region, added_by_a_child)
 {
 	long long pages = 4 * self->unit / sysconf(_SC_PAGESIZE);
+	char *mem = memory(5 * self->unit);
 	pid_t child = fork();
 	int status;
 
 	if (!child) {
 		if (become_nobody())
 			_exit(1);
-		_exit(ng_add_region(self->fd, memory(4 * self->unit), 4 * self->unit) == 1 ? 0 : 2);
+		_exit(ng_add_region(self->fd, mem, 4 * self->unit) == 1 ? 0 : 2);
 	}
 	ASSERT_EQ(child, waitpid(child, &status, 0));
 	EXPECT_EQ(0, status);
 	EXPECT_EQ(self->pinned + pages, pinned_pages());
-	EXPECT_EQ(2, ng_add_region(self->fd, memory(self->unit), self->unit));
+	/* An area has one set of addresses, whose process it was does not matter. */
+	EXPECT_EQ(-EEXIST, ng_add_region(self->fd, mem, self->unit));
+	EXPECT_EQ(2, ng_add_region(self->fd, mem + 4 * self->unit, self->unit));
 }
 
 TEST_F(region, passed_over_a_socket)
