@@ -1,2 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A software ConnectX.
+
+pub mod datapath;
+pub mod mem;

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The Internet checksum (RFC 1071) in pieces.
+
+/// A one's-complement sum of big-endian 16-bit words, not yet folded.
+///
+/// Sums of pieces add up to the sum of the whole. A piece that starts at an odd
+/// byte of the whole counts with its bytes exchanged, see [`Sum::at`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// The sum of `bytes`, an odd last byte padded with zero.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut words = bytes.chunks_exact(2);
+        let sum: u64 = words
+            .by_ref()
+            .map(|w| u64::from(u16::from_be_bytes([w[0], w[1]])))
+            .sum();
+        Self(
+            sum + words
+                .remainder()
+                .first()
+                .map_or(0, |&last| u64::from(last) << 8),
+        )
+    }
+
+    /// The sum of one value.
+    pub fn word(value: u16) -> Self {
+        Self(u64::from(value))
+    }
+
+    /// The sum of a piece whose bytes were added up as little-endian 16-bit words,
+    /// or as wider ones: the carries of one's-complement go round, so only the
+    /// order of the bytes in the folded sum differs (RFC 1071, 2 (B)).
+    pub fn from_little_endian(words: u64) -> Self {
+        Self(u64::from(fold(words).swap_bytes()))
+    }
+
+    /// This piece as part of a whole in which it starts at byte `offset`.
+    pub fn at(self, offset: usize) -> Self {
+        if offset % 2 == 0 {
+            self
+        } else {
+            Self(u64::from(fold(self.0).swap_bytes()))
+        }
+    }
+
+    /// The sum of two pieces.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "`a.add(b).add(c)` reads in order"
+    )]
+    pub fn add(self, other: Self) -> Self {
+        // One of the two is always far below 2^32: a piece is at most a packet.
+        Self(u64::from(fold(self.0)) + u64::from(fold(other.0)))
+    }
+
+    /// The 16-bit sum, carries added back, not inverted.
+    pub fn fold(self) -> u16 {
+        fold(self.0)
+    }
+}
+
+/// Adds the carries back until 16 bits are left.
+fn fold(mut sum: u64) -> u16 {
+    sum = (sum >> 32) + (sum & 0xffff_ffff);
+    sum = (sum >> 32) + (sum & 0xffff_ffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        assert_eq!(
+            Sum::of(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]).fold(),
+            0xddf2
+        );
+    }
+
+    #[test]
+    fn an_ipv4_header_with_its_checksum_sums_to_all_ones() {
+        let header = [
+            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8,
+            0x00, 0x01, 0xc0, 0xa8, 0x00, 0xc7,
+        ];
+        assert_eq!(Sum::of(&header).fold(), 0xffff);
+    }
+
+    #[test]
+    fn carries_of_wide_sums_go_round() {
+        assert_eq!(fold(u64::MAX), 0xffff);
+        assert_eq!(fold(0x1_0000_0000), 1);
+        assert_eq!(fold(0xffff_ffff_0001_0000), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_add_up(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
+            let cut = cut.min(bytes.len());
+            let (a, b) = bytes.split_at(cut);
+            // One's complement has two zeros; only all-zero bytes give the positive one.
+            prop_assert_eq!(Sum::of(a).add(Sum::of(b).at(cut)).fold(), Sum::of(&bytes).fold());
+        }
+
+        #[test]
+        fn byte_order_does_not_matter(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let words = bytes.chunks(8).map(|c| {
+                let mut word = [0; 8];
+                word[..c.len()].copy_from_slice(c);
+                let word = u64::from_le_bytes(word);
+                (word & 0xffff_ffff) + (word >> 32)
+            }).sum();
+            prop_assert_eq!(Sum::from_little_endian(words).fold(), Sum::of(&bytes).fold());
+        }
+    }
+}

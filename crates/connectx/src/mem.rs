@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Guest memory, and all the unsafe code of the crate.
+//!
+//! The guest's memory is files that the virtual machine monitor shares with us.
+//! Each file is mapped once, whole; an ordered map translates the addresses that
+//! the device uses on the bus to places in the files. Without an IOMMU in the
+//! guest that map has a handful of entries, with one it has an entry a page.
+//!
+//! Nothing here hands out a reference to guest memory: the guest may write it at
+//! any time. Bytes are copied out, copied in, or copied from one place to the
+//! other ([`copy`], [`copy_and_sum`]); single words are accessed atomically.
+//!
+//! A [`Slice`] borrows the [`GuestMemory`] that it was translated by. Unmapping
+//! takes that memory by `&mut`, so it waits until nobody is using a slice.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::marker::PhantomData;
+use std::os::unix::fs::MetadataExt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::datapath::checksum::Sum;
+
+/// What the device wants to do with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Write it.
+    Write,
+}
+
+/// An access that the guest's mappings do not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Nothing is mapped there.
+    #[error("bus address {0:#x} is not mapped")]
+    Unmapped(u64),
+    /// The mapping does not allow it.
+    #[error("bus address {0:#x} may not be used this way")]
+    Forbidden(u64),
+    /// A word is not on its natural boundary.
+    #[error("bus address {0:#x} is not aligned")]
+    Misaligned(u64),
+}
+
+/// A file of the monitor, mapped whole and shared.
+struct MappedFile {
+    map: MmapRaw,
+}
+
+/// One mapping of the guest.
+struct Span {
+    length: u64,
+    /// # Invariants
+    /// `offset + length` is inside `file`.
+    file: Arc<MappedFile>,
+    offset: u64,
+    readable: bool,
+    writable: bool,
+}
+
+/// The bus address space of one device.
+#[derive(Default)]
+pub struct GuestMemory {
+    /// By bus address. Spans do not overlap.
+    spans: BTreeMap<u64, Span>,
+    /// By device and inode number, so that thousands of page mappings of one file share one `mmap`.
+    files: HashMap<(u64, u64), Weak<MappedFile>>,
+}
+
+/// A contiguous piece of guest memory.
+///
+/// # Invariants
+/// `start` points to `length` bytes of a [`MappedFile`] that stays mapped, readable and writable,
+/// for `'m`. The guest may change the bytes at any time.
+#[derive(Clone, Copy)]
+pub struct Slice<'m> {
+    start: NonNull<u8>,
+    length: usize,
+    memory: PhantomData<&'m GuestMemory>,
+}
+
+impl GuestMemory {
+    /// Makes `length` bytes of `file` from `offset` on available at bus address `address`.
+    ///
+    /// A mapping that overlaps others replaces them.
+    pub fn map(
+        &mut self,
+        file: &File,
+        offset: u64,
+        address: u64,
+        length: u64,
+        readable: bool,
+        writable: bool,
+    ) -> io::Result<()> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what);
+        address
+            .checked_add(length)
+            .ok_or_else(|| invalid("mapping past the end of the bus"))?;
+        let end = offset
+            .checked_add(length)
+            .ok_or_else(|| invalid("offset overflows"))?;
+        let file = self.file(file)?;
+        if end > file.map.len() as u64 {
+            return Err(invalid("mapping past the end of its file"));
+        }
+        self.unmap(address, length);
+        if length > 0 {
+            // INVARIANT: `end` is inside the file by the check above.
+            self.spans.insert(
+                address,
+                Span {
+                    length,
+                    file,
+                    offset,
+                    readable,
+                    writable,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes back every mapping that touches the `length` bytes at `address`.
+    ///
+    /// The protocol unmaps what it has mapped, whole; a part takes the rest with
+    /// it, which can only fail loudly and never reach memory that is given away.
+    pub fn unmap(&mut self, address: u64, length: u64) {
+        let end = address.saturating_add(length);
+        let touched: Vec<u64> = self
+            .spans
+            .range(..end)
+            .rev()
+            .take_while(|(start, span)| **start + span.length > address)
+            .map(|(start, _)| *start)
+            .collect();
+        for start in touched {
+            self.spans.remove(&start);
+        }
+        self.files.retain(|_, file| file.strong_count() > 0);
+    }
+
+    /// Takes back every mapping.
+    pub fn clear(&mut self) {
+        self.spans.clear();
+        self.files.clear();
+    }
+
+    /// The mapping of `file`, made if there is none yet.
+    fn file(&mut self, file: &File) -> io::Result<Arc<MappedFile>> {
+        let metadata = file.metadata()?;
+        let key = (metadata.dev(), metadata.ino());
+        if let Some(mapped) = self.files.get(&key).and_then(Weak::upgrade) {
+            return Ok(mapped);
+        }
+        let length = usize::try_from(metadata.len()).map_err(io::Error::other)?;
+        let map = MmapOptions::new().len(length).map_raw(file)?;
+        let mapped = Arc::new(MappedFile { map });
+        self.files.insert(key, Arc::downgrade(&mapped));
+        Ok(mapped)
+    }
+
+    /// The longest contiguous piece at `address`, at most `length` bytes.
+    fn slice(&self, address: u64, length: usize, access: Access) -> Result<Slice<'_>, Fault> {
+        let (start, span) = self
+            .spans
+            .range(..=address)
+            .next_back()
+            .ok_or(Fault::Unmapped(address))?;
+        let skip = address - start;
+        if skip >= span.length {
+            return Err(Fault::Unmapped(address));
+        }
+        let allowed = match access {
+            Access::Read => span.readable,
+            Access::Write => span.writable,
+        };
+        if !allowed {
+            return Err(Fault::Forbidden(address));
+        }
+        let length = length.min(usize::try_from(span.length - skip).unwrap_or(usize::MAX));
+        // SAFETY: `skip < span.length`, so by the invariant of `Span` the place is inside the mapping.
+        let start = unsafe {
+            span.file
+                .map
+                .as_mut_ptr()
+                .add((span.offset + skip) as usize)
+        };
+        let start = NonNull::new(start).ok_or(Fault::Unmapped(address))?;
+        // INVARIANT: `length` bytes follow by the invariant of `Span`; the span, and with it the
+        // mapped file, lives as long as the borrow of `self`. `map_raw` maps for reading and writing.
+        Ok(Slice {
+            start,
+            length,
+            memory: PhantomData,
+        })
+    }
+
+    /// Appends the pieces that make up `length` bytes at `address`.
+    pub fn slices<'m>(
+        &'m self,
+        mut address: u64,
+        mut length: usize,
+        access: Access,
+        pieces: &mut Vec<Slice<'m>>,
+    ) -> Result<(), Fault> {
+        while length > 0 {
+            let piece = self.slice(address, length, access)?;
+            pieces.push(piece);
+            length -= piece.length;
+            address = address.wrapping_add(piece.length as u64);
+        }
+        Ok(())
+    }
+
+    /// Copies guest memory at `address` to `to`.
+    pub fn read(&self, mut address: u64, mut to: &mut [u8]) -> Result<(), Fault> {
+        while !to.is_empty() {
+            let piece = self.slice(address, to.len(), Access::Read)?;
+            let (now, later) = to.split_at_mut(piece.length);
+            piece.read(now);
+            address = address.wrapping_add(piece.length as u64);
+            to = later;
+        }
+        Ok(())
+    }
+
+    /// Copies `from` to guest memory at `address`.
+    pub fn write(&self, mut address: u64, mut from: &[u8]) -> Result<(), Fault> {
+        while !from.is_empty() {
+            let piece = self.slice(address, from.len(), Access::Write)?;
+            let (now, later) = from.split_at(piece.length);
+            piece.write(now);
+            address = address.wrapping_add(piece.length as u64);
+            from = later;
+        }
+        Ok(())
+    }
+
+    /// The big-endian word at `address`. What the guest wrote before it is seen by later reads.
+    pub fn load(&self, address: u64) -> Result<u32, Fault> {
+        let word = self.word(address, Access::Read)?;
+        Ok(u32::from_be(word.load(Ordering::Acquire)))
+    }
+
+    /// Writes a queue entry so that its last word, which holds the owner bit, is seen last.
+    pub fn publish(&self, address: u64, entry: &[u8; 64]) -> Result<(), Fault> {
+        let (body, last) = entry.split_at(60);
+        let last = u32::from_ne_bytes([last[0], last[1], last[2], last[3]]);
+        let word = self.word(address.wrapping_add(60), Access::Write)?;
+        self.write(address, body)?;
+        word.store(last, Ordering::Release);
+        Ok(())
+    }
+
+    /// The 32-bit word at `address`.
+    fn word(&self, address: u64, access: Access) -> Result<&AtomicU32, Fault> {
+        let piece = self.slice(address, 4, access)?;
+        if piece.length < 4 || piece.start.as_ptr().addr() % 4 != 0 {
+            return Err(Fault::Misaligned(address));
+        }
+        // SAFETY: four aligned bytes that stay mapped while `self` is borrowed, by the invariant of
+        // `Slice`. Guest memory is never behind a reference, so all accesses of this process to this
+        // word are atomic or raw; those of the guest are the hardware's.
+        Ok(unsafe { AtomicU32::from_ptr(piece.start.as_ptr().cast()) })
+    }
+}
+
+impl<'m> Slice<'m> {
+    /// Bytes in the piece.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "pieces of no bytes are never made"
+    )]
+    pub fn len(self) -> usize {
+        self.length
+    }
+
+    /// The piece without its first `skip` bytes, at most `length` long. `skip` is at most its length.
+    pub fn part(self, skip: usize, length: usize) -> Slice<'m> {
+        let skip = skip.min(self.length);
+        // SAFETY: `skip` is at most `length`, so the result is inside or one past the piece.
+        let start = unsafe { self.start.add(skip) };
+        // INVARIANT: a part of a valid piece.
+        Slice {
+            start,
+            length: length.min(self.length - skip),
+            memory: PhantomData,
+        }
+    }
+
+    /// Copies the piece's first `to.len()` bytes, or all of it if it is shorter.
+    pub fn read(self, to: &mut [u8]) {
+        let length = to.len().min(self.length);
+        // SAFETY: the piece has `length` bytes by the type invariant, `to` has them too. They do not
+        // overlap: no reference of this process points into guest memory. A guest that writes at the
+        // same time gets whatever mix of bytes it deserves; every value of a byte is valid.
+        unsafe {
+            self.start
+                .as_ptr()
+                .copy_to_nonoverlapping(to.as_mut_ptr(), length)
+        };
+    }
+
+    /// Overwrites the piece's first `from.len()` bytes, or all of it if it is shorter.
+    pub fn write(self, from: &[u8]) {
+        let length = from.len().min(self.length);
+        // SAFETY: as in `read`.
+        unsafe {
+            self.start
+                .as_ptr()
+                .copy_from_nonoverlapping(from.as_ptr(), length)
+        };
+    }
+}
+
+/// Copies the first bytes of `from` to `to`, as many as both have, and returns how many.
+pub fn copy(from: Slice<'_>, to: Slice<'_>) -> usize {
+    let length = from.length.min(to.length);
+    // SAFETY: both pieces have `length` bytes by the type invariant; a guest may make them overlap,
+    // which `copy` (memmove) allows.
+    unsafe { from.start.as_ptr().copy_to(to.start.as_ptr(), length) };
+    length
+}
+
+/// Like [`copy`], and adds up what it copied in the same pass.
+pub fn copy_and_sum(from: Slice<'_>, to: Slice<'_>) -> (usize, Sum) {
+    const BLOCK: usize = 64;
+    let length = from.length.min(to.length);
+    let (mut source, mut target) = (from.start.as_ptr().cast_const(), to.start.as_ptr());
+    // Adding the halves of 64-bit words to 64-bit sums leaves room for 2^31 carries.
+    let mut sums = [0u64; BLOCK / 8];
+    let mut add = |block: [u64; BLOCK / 8]| {
+        for (sum, word) in sums.iter_mut().zip(block) {
+            *sum += (word & 0xffff_ffff) + (word >> 32);
+        }
+    };
+    for _ in 0..length / BLOCK {
+        // SAFETY: `length / BLOCK` blocks are inside both pieces by the type invariant; the accesses
+        // are unaligned ones, and any bytes are valid words. If the guest makes the pieces overlap it
+        // gets a forward copy block by block.
+        let block = unsafe {
+            let block = source.cast::<[u64; BLOCK / 8]>().read_unaligned();
+            target.cast::<[u64; BLOCK / 8]>().write_unaligned(block);
+            source = source.add(BLOCK);
+            target = target.add(BLOCK);
+            block
+        };
+        add(block);
+    }
+    let rest = length % BLOCK;
+    let mut tail = [0u8; BLOCK];
+    // SAFETY: `rest` bytes are left of both pieces, and `tail` is longer than that.
+    unsafe {
+        source.copy_to_nonoverlapping(tail.as_mut_ptr(), rest);
+        target.copy_from_nonoverlapping(tail.as_ptr(), rest);
+    }
+    add(std::array::from_fn(|i| {
+        u64::from_ne_bytes(std::array::from_fn(|byte| tail[8 * i + byte]))
+    }));
+    (length, Sum::from_little_endian(sums.iter().sum()))
+}
+
+#[cfg(not(target_endian = "little"))]
+compile_error!("copy_and_sum adds up words of the host as little-endian ones");
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// `size` bytes of memory in a file, at bus address zero.
+    pub(crate) fn memory(size: u64) -> GuestMemory {
+        let mut memory = GuestMemory::default();
+        memory.map(&file(size), 0, 0, size, true, true).unwrap();
+        memory
+    }
+
+    fn file(size: u64) -> File {
+        let path = std::env::temp_dir().join(format!(
+            "connectx-mem-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.set_len(size).unwrap();
+        file
+    }
+
+    #[test]
+    fn an_access_may_span_mappings_but_not_a_hole() {
+        let file = file(0x4000);
+        let mut memory = GuestMemory::default();
+        // Two pages that are neighbours on the bus and exchanged in the file.
+        memory
+            .map(&file, 0x1000, 0x10_0000, 0x1000, true, true)
+            .unwrap();
+        memory
+            .map(&file, 0x0000, 0x10_1000, 0x1000, true, true)
+            .unwrap();
+        memory.write(0x10_0ffe, &[1, 2, 3, 4]).unwrap();
+        let mut back = [0; 4];
+        memory.read(0x10_0ffe, &mut back).unwrap();
+        assert_eq!(back, [1, 2, 3, 4]);
+        let mut pieces = Vec::new();
+        memory
+            .slices(0x10_0ffe, 4, Access::Read, &mut pieces)
+            .unwrap();
+        assert_eq!(pieces.iter().map(|p| p.len()).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(
+            memory.read(0x10_1ffe, &mut back),
+            Err(Fault::Unmapped(0x10_2000))
+        );
+        assert_eq!(
+            memory.read(0xf_ffff, &mut back),
+            Err(Fault::Unmapped(0xf_ffff))
+        );
+        assert_eq!(
+            memory.read(u64::MAX, &mut back),
+            Err(Fault::Unmapped(u64::MAX))
+        );
+    }
+
+    #[test]
+    fn read_only_memory_is_not_written() {
+        let mut memory = GuestMemory::default();
+        memory
+            .map(&file(0x1000), 0, 0, 0x1000, true, false)
+            .unwrap();
+        assert_eq!(memory.write(8, &[1]), Err(Fault::Forbidden(8)));
+        assert_eq!(memory.publish(64, &[0; 64]), Err(Fault::Forbidden(124)));
+        assert_eq!(memory.load(8), Ok(0));
+    }
+
+    #[test]
+    fn an_unmap_takes_every_mapping_it_touches() {
+        let file = file(0x3000);
+        let mut memory = GuestMemory::default();
+        for page in 0..3 {
+            memory
+                .map(&file, page << 12, page << 12, 0x1000, true, true)
+                .unwrap();
+        }
+        memory.unmap(0x1000, 0x1000);
+        assert_eq!(memory.load(0x0ffc), Ok(0));
+        assert_eq!(memory.load(0x1000), Err(Fault::Unmapped(0x1000)));
+        assert_eq!(memory.load(0x2000), Ok(0));
+        memory.unmap(0, u64::MAX);
+        assert_eq!(memory.load(0x2000), Err(Fault::Unmapped(0x2000)));
+    }
+
+    #[test]
+    fn impossible_mappings_are_refused() {
+        let mut memory = GuestMemory::default();
+        let file = file(0x1000);
+        assert!(
+            memory.map(&file, 0, 0, 0x2000, true, true).is_err(),
+            "past the file"
+        );
+        assert!(
+            memory.map(&file, 0, u64::MAX, 0x1000, true, true).is_err(),
+            "past the bus"
+        );
+        assert!(
+            memory.map(&file, u64::MAX, 0, 0x1000, true, true).is_err(),
+            "offset"
+        );
+    }
+
+    #[test]
+    fn words_must_be_aligned() {
+        let memory = memory(0x1000);
+        memory.write(0x10, &[0x12, 0x34, 0x56, 0x78]).unwrap();
+        assert_eq!(memory.load(0x10), Ok(0x1234_5678));
+        assert_eq!(memory.load(0x11), Err(Fault::Misaligned(0x11)));
+        assert_eq!(memory.load(0xffe), Err(Fault::Misaligned(0xffe)));
+    }
+
+    proptest! {
+        #[test]
+        fn copying_sums_what_it_copies(bytes in prop::collection::vec(any::<u8>(), 1..600),
+                                       from in 0u64..8, to in 0u64..8) {
+            let memory = memory(0x2000);
+            memory.write(from, &bytes).unwrap();
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            memory.slices(from, bytes.len(), Access::Read, &mut a).unwrap();
+            memory.slices(0x1000 + to, bytes.len(), Access::Write, &mut b).unwrap();
+            let (length, sum) = copy_and_sum(a[0], b[0]);
+            prop_assert_eq!(length, bytes.len());
+            prop_assert_eq!(sum.fold(), Sum::of(&bytes).fold());
+            let mut back = vec![0; bytes.len()];
+            memory.read(0x1000 + to, &mut back).unwrap();
+            prop_assert_eq!(back, bytes);
+        }
+    }
+}
