@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A software ConnectX.
 
+pub mod bits;
 pub mod datapath;
 pub mod mem;
