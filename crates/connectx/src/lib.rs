@@ -4,3 +4,5 @@
 pub mod bits;
 pub mod datapath;
 pub mod mem;
+pub mod model;
+pub mod pci;
