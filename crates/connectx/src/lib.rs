@@ -5,4 +5,5 @@ pub mod bits;
 pub mod datapath;
 pub mod mem;
 pub mod model;
+pub mod obj;
 pub mod pci;

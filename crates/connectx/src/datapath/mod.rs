@@ -1,4 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From a doorbell of the sender to a completion of the receiver.
+//!
+//! ```text
+//! doorbell ─► engine ─► tx: gather list, headers ─► rx: steering, RSS, scatter list ─► copy ─► completions
+//! ```
+//!
+//! A byte of payload is touched once: it is copied from the sender's buffer to the
+//! receiver's, and added to the checksum on the way. Headers are copied out first,
+//! because they decide where the packet goes and because the guest could change
+//! them between look and use.
 
 pub mod checksum;
+pub mod doorbell;
+pub mod engine;
+pub mod gather;
+pub mod link;
+pub mod packet;
+pub mod rss;
+pub mod rx;
+pub mod tso;
+pub mod tx;

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The engine of a port: the thread that serves its send queues.
+//!
+//! A doorbell puts a queue on the engine's list and wakes it. The engine serves the
+//! queues in turn, a bounded number of packets for each time it holds the lock,
+//! and writes the events of a batch together at its end. With nothing to do it looks
+//! again for a moment, if that has paid lately, and then sleeps.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::link::Cable;
+use super::packet::Headers;
+use super::rx::{Route, route};
+use super::tx::{self, Step};
+use crate::mem::Slice;
+use crate::obj::counter::Traffic;
+use crate::obj::cq::Cq;
+use crate::obj::flow::MatchKey;
+use crate::obj::port::Port;
+
+/// Packets that are moved with the lock held.
+const BATCH: u32 = 64;
+/// How long a sleep is while a receiver is out of buffers: its queue has no doorbell.
+const RETRY: Duration = Duration::from_micros(50);
+/// The longest time that is spent looking for work before sleeping.
+const MAX_POLL: Duration = Duration::from_micros(50);
+/// The shortest.
+const MIN_POLL: Duration = Duration::from_micros(5);
+
+/// How an engine hears of doorbells.
+#[derive(Default)]
+pub struct Bell {
+    rung: Mutex<Rung>,
+    wake: Condvar,
+    /// There is something in `rung`.
+    hint: AtomicBool,
+}
+
+#[derive(Default)]
+struct Rung {
+    queues: Vec<u32>,
+    stop: bool,
+}
+
+impl Bell {
+    /// Send queue `sqn` has work.
+    pub fn ring(&self, sqn: u32) {
+        self.rung.lock().queues.push(sqn);
+        self.hint.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Ends the engine.
+    pub fn stop(&self) {
+        self.rung.lock().stop = true;
+        self.hint.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Moves what has been rung to `ready`, after waiting for something, at most for `limit` if
+    /// there is one. Returns whether the engine is to go on.
+    fn wait(&self, ready: &mut VecDeque<u32>, limit: Option<Duration>) -> bool {
+        let mut rung = self.rung.lock();
+        while rung.queues.is_empty() && !rung.stop {
+            match limit {
+                Some(limit) => {
+                    if self.wake.wait_for(&mut rung, limit).timed_out() {
+                        break;
+                    }
+                }
+                None => self.wake.wait(&mut rung),
+            }
+        }
+        self.hint.store(false, Ordering::Relaxed);
+        ready.extend(rung.queues.drain(..));
+        !rung.stop
+    }
+
+    /// Moves what has been rung to `ready`, without waiting.
+    fn collect(&self, ready: &mut VecDeque<u32>) {
+        if self.hint.swap(false, Ordering::Acquire) {
+            ready.extend(self.rung.lock().queues.drain(..));
+        }
+    }
+}
+
+/// How long it pays to look for work before sleeping. Looking that finds something, and a sleep
+/// that was short, make it longer; looking in vain makes it shorter, down to nothing.
+#[derive(Debug, Default)]
+struct Patience(Duration);
+
+impl Patience {
+    fn grow(&mut self) {
+        self.0 = (self.0 * 2).clamp(MIN_POLL, MAX_POLL);
+    }
+
+    fn shrink(&mut self) {
+        self.0 = if self.0 > MIN_POLL {
+            self.0 / 2
+        } else {
+            Duration::ZERO
+        };
+    }
+
+    /// Looks for a ring of `bell`, then waits for one. Returns whether the engine is to go on.
+    fn wait(&mut self, bell: &Bell, ready: &mut VecDeque<u32>) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < self.0 {
+            if bell.hint.load(Ordering::Relaxed) {
+                self.grow();
+                return bell.wait(ready, None);
+            }
+            std::thread::yield_now();
+        }
+        let polled = start.elapsed();
+        let go_on = bell.wait(ready, None);
+        if start.elapsed() - polled < MAX_POLL {
+            self.grow();
+        } else {
+            self.shrink();
+        }
+        go_on
+    }
+}
+
+/// What is collected over one batch. It borrows the ports, and so ends before the lock is given up.
+#[derive(Default)]
+pub struct Batch<'p> {
+    /// Pieces of the entry that is being sent.
+    pub pieces: Vec<Slice<'p>>,
+    /// Places for the packet that is being received.
+    pub places: Vec<Slice<'p>>,
+    /// Where packets go.
+    pub routes: Routes<'p>,
+    /// Frames sent by this engine's port.
+    pub sent: Traffic,
+    /// Frames received, by port.
+    pub traffic: [Traffic; 2],
+    due: Vec<(&'p Port, &'p Cq)>,
+}
+
+impl<'p> Batch<'p> {
+    /// The driver waits for completions in `cq`: tell it at the end of the batch.
+    pub fn notify(&mut self, port: &'p Port, cq: &'p Cq) {
+        if !self.due.iter().any(|(_, due)| std::ptr::eq(*due, cq)) {
+            self.due.push((port, cq));
+        }
+    }
+
+    /// Ends the batch of port `me`.
+    fn finish(self, ports: &[Port; 2], me: usize) {
+        for (port, cq) in self.due {
+            cq.notify(port);
+        }
+        ports[me].sent.add(&self.sent);
+        for (port, traffic) in ports.iter().zip(&self.traffic) {
+            port.received.add(traffic);
+        }
+    }
+}
+
+/// Remembers where the last packet went: the next one most often goes there too.
+#[derive(Default)]
+pub struct Routes<'p> {
+    last: Option<(usize, MatchKey, Option<Route<'p>>)>,
+}
+
+impl<'p> Routes<'p> {
+    /// Where port `to` wants a packet, if anywhere.
+    pub fn find(
+        &mut self,
+        ports: &'p [Port; 2],
+        to: usize,
+        headers: &Headers,
+    ) -> Option<Route<'p>> {
+        let key = headers.match_key();
+        match &self.last {
+            // All that routes depend on is in the key, and the tables cannot change during a batch.
+            Some((port, last, route)) if (*port, last) == (to, &key) => *route,
+            _ => {
+                let route = route(&ports[to], headers, &key);
+                self.last = Some((to, key, route));
+                route
+            }
+        }
+    }
+}
+
+/// Serves the send queues of port `me` until [`Bell::stop`].
+pub fn run(cable: &Cable, me: usize) {
+    let bell = &cable.bells[me];
+    let mut ready = VecDeque::new();
+    let mut blocked = Vec::new();
+    let mut patience = Patience::default();
+    loop {
+        let go_on = if !ready.is_empty() {
+            bell.collect(&mut ready);
+            true
+        } else if blocked.is_empty() {
+            patience.wait(bell, &mut ready)
+        } else {
+            bell.wait(&mut ready, Some(RETRY))
+        };
+        if !go_on {
+            return;
+        }
+        ready.extend(blocked.drain(..));
+        serve(cable, me, &mut ready, &mut blocked);
+    }
+}
+
+/// One batch.
+fn serve(cable: &Cable, me: usize, ready: &mut VecDeque<u32>, blocked: &mut Vec<u32>) {
+    let ports = &*cable.ports.read();
+    let mut batch = Batch::default();
+    let mut budget = BATCH;
+    while budget > 0
+        && let Some(sqn) = ready.pop_front()
+    {
+        // A queue that is gone by now has no work.
+        let Some(sq) = ports[me].hca.sqs.get(sqn) else {
+            continue;
+        };
+        // Cleared before the work is looked at: a doorbell from here on counts again.
+        sq.scheduled.store(false, Ordering::SeqCst);
+        let step = tx::run(ports, me, sq, &mut batch, &mut budget, cable.pause);
+        // If it was set meanwhile, the queue is on the bell's list already.
+        if step == Step::Idle || sq.scheduled.swap(true, Ordering::SeqCst) {
+            continue;
+        }
+        if step == Step::More {
+            ready.push_back(sqn);
+        } else {
+            blocked.push(sqn);
+        }
+    }
+    batch.finish(ports, me);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bell_wakes_and_stops() {
+        let bell = Bell::default();
+        let mut ready = VecDeque::new();
+        bell.ring(7);
+        bell.ring(8);
+        assert!(bell.wait(&mut ready, None));
+        assert_eq!(ready, [7, 8]);
+        assert!(bell.wait(&mut ready, Some(Duration::from_micros(1))));
+        assert_eq!(ready.len(), 2);
+        bell.ring(9);
+        bell.collect(&mut ready);
+        assert_eq!(ready, [7, 8, 9]);
+        bell.stop();
+        assert!(!bell.wait(&mut ready, None));
+    }
+
+    #[test]
+    fn looking_for_work_pays_or_ends() {
+        let mut patience = Patience::default();
+        patience.grow();
+        assert_eq!(patience.0, MIN_POLL);
+        for _ in 0..9 {
+            patience.grow();
+        }
+        assert_eq!(patience.0, MAX_POLL);
+        for _ in 0..9 {
+            patience.shrink();
+        }
+        assert_eq!(patience.0, Duration::ZERO);
+    }
+}

@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Packet headers: where they are, and what is in them.
+
+use super::checksum::Sum;
+use crate::bits::{Fields, FieldsMut};
+use crate::obj::flow::MatchKey;
+
+/// The most header bytes that are looked at.
+pub const MAX_HEADERS: usize = 256;
+/// Bytes of an Ethernet header without tags.
+pub const ETHERNET: usize = 14;
+/// Bytes of a VLAN tag.
+pub const VLAN_TAG: usize = 4;
+/// The smallest frame, without FCS.
+pub const MIN_FRAME: usize = 60;
+
+const TYPE_IPV4: u16 = 0x0800;
+const TYPE_IPV6: u16 = 0x86dd;
+const TYPE_CVLAN: u16 = 0x8100;
+const TYPE_SVLAN: u16 = 0x88a8;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ESP: u8 = 50;
+const AH: u8 = 51;
+
+/// IP versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ip {
+    /// Version 4.
+    V4,
+    /// Version 6.
+    V6,
+}
+
+/// Transport protocols whose headers are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Where the headers of a packet are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers<'a> {
+    /// The packet's first bytes.
+    bytes: &'a [u8],
+    ethertype: u16,
+    /// The outermost tag: its type and its control information.
+    vlan: Option<(u16, u16)>,
+    /// IP version and where its header starts.
+    ip: Option<(Ip, usize)>,
+    /// Protocol behind the IP headers.
+    protocol: u8,
+    fragment: bool,
+    /// Transport protocol and where its header starts. A fragment has none.
+    transport: Option<(Transport, usize)>,
+    /// Where the last understood header ends.
+    end: usize,
+    /// Where the IP header says that the packet ends.
+    ip_end: usize,
+}
+
+/// A big-endian 16-bit word, or nothing past the end.
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
+}
+
+impl<'a> Headers<'a> {
+    /// Looks at the first bytes of a packet. A header that is cut off or malformed ends the search.
+    pub fn parse(bytes: &'a [u8]) -> Self {
+        let bytes = &bytes[..bytes.len().min(MAX_HEADERS)];
+        let mut headers = Self {
+            bytes,
+            ethertype: 0,
+            vlan: None,
+            ip: None,
+            protocol: 0,
+            fragment: false,
+            transport: None,
+            end: bytes.len().min(ETHERNET),
+            ip_end: 0,
+        };
+        // Each step returns nothing where the packet ends too early.
+        let _ = headers.ethernet().and_then(|at| headers.network(at));
+        headers
+    }
+
+    fn ethernet(&mut self) -> Option<usize> {
+        let mut at = ETHERNET;
+        self.ethertype = be16(self.bytes, at - 2)?;
+        while let TYPE_CVLAN | TYPE_SVLAN = self.ethertype {
+            let tag = (self.ethertype, be16(self.bytes, at)?);
+            self.ethertype = be16(self.bytes, at + 2)?;
+            self.vlan.get_or_insert(tag);
+            at += VLAN_TAG;
+            self.end = at;
+        }
+        Some(at)
+    }
+
+    fn network(&mut self, at: usize) -> Option<()> {
+        match self.ethertype {
+            TYPE_IPV4 => self.ipv4(at),
+            TYPE_IPV6 => self.ipv6(at),
+            _ => None,
+        }
+    }
+
+    fn ipv4(&mut self, at: usize) -> Option<()> {
+        let header = self.bytes.get(at..at + 20)?;
+        let length = usize::from(header[0] & 0xf) * 4;
+        if header[0] >> 4 != 4 || length < 20 || self.bytes.len() < at + length {
+            return None;
+        }
+        self.ip = Some((Ip::V4, at));
+        self.protocol = header[9];
+        self.end = at + length;
+        self.ip_end = at + usize::from(be16(header, 2)?);
+        // More fragments, or an offset.
+        self.fragment = be16(header, 6)? & 0x3fff != 0;
+        self.transport(at + length)
+    }
+
+    fn ipv6(&mut self, at: usize) -> Option<()> {
+        let header = self.bytes.get(at..at + 40)?;
+        if header[0] >> 4 != 6 {
+            return None;
+        }
+        self.ip = Some((Ip::V6, at));
+        self.protocol = header[6];
+        self.end = at + 40;
+        self.ip_end = self.end + usize::from(be16(header, 4)?);
+        let mut next = at + 40;
+        loop {
+            // Hop-by-hop, routing and destination options: next header, length in 8 bytes.
+            let length = match self.protocol {
+                0 | 43 | 60 => 8 + 8 * usize::from(*self.bytes.get(next + 1)?),
+                44 => {
+                    self.fragment = true;
+                    8
+                }
+                _ => break,
+            };
+            let header = self.bytes.get(next..next + length)?;
+            self.protocol = header[0];
+            next += length;
+            self.end = next;
+        }
+        self.transport(next)
+    }
+
+    fn transport(&mut self, at: usize) -> Option<()> {
+        if self.fragment {
+            return None;
+        }
+        let (transport, length) = match self.protocol {
+            TCP => (
+                Transport::Tcp,
+                usize::from(*self.bytes.get(at + 12)? >> 4) * 4,
+            ),
+            UDP => (Transport::Udp, 8),
+            _ => return None,
+        };
+        if length < 8 || (transport == Transport::Tcp && length < 20) {
+            return None;
+        }
+        self.bytes.get(at..at + length)?;
+        self.transport = Some((transport, at));
+        self.end = at + length;
+        Some(())
+    }
+
+    /// Where the last understood header ends.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Where the IP header says that the packet ends; what follows is padding. Zero without IP.
+    pub fn ip_end(&self) -> usize {
+        self.ip_end
+    }
+
+    /// IP version and where its header starts.
+    pub fn ip(&self) -> Option<(Ip, usize)> {
+        self.ip
+    }
+
+    /// Transport protocol and where its header starts.
+    pub fn transport_at(&self) -> Option<(Transport, usize)> {
+        self.transport
+    }
+
+    /// The control information of the outermost tag if that is a C-tag.
+    pub fn cvlan(&self) -> Option<u16> {
+        self.vlan
+            .filter(|(kind, _)| *kind == TYPE_CVLAN)
+            .map(|(_, tci)| tci)
+    }
+
+    /// Source and destination address, 4 or 16 bytes each.
+    pub fn addresses(&self) -> Option<(&'a [u8], &'a [u8])> {
+        let (version, at) = self.ip?;
+        let (at, length) = match version {
+            Ip::V4 => (at + 12, 4),
+            Ip::V6 => (at + 8, 16),
+        };
+        Some((
+            &self.bytes[at..at + length],
+            &self.bytes[at + length..at + 2 * length],
+        ))
+    }
+
+    /// Source and destination port.
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        let (_, at) = self.transport?;
+        Some((be16(self.bytes, at)?, be16(self.bytes, at + 2)?))
+    }
+
+    /// Security parameter index of an IPsec header.
+    pub fn spi(&self) -> Option<[u8; 4]> {
+        let at = match self.protocol {
+            ESP if !self.fragment => self.end,
+            AH if !self.fragment => self.end + 4,
+            _ => return None,
+        };
+        Some(Fields(self.bytes.get(at..at + 4)?).array(0))
+    }
+
+    /// Whether the IPv4 header checksum is right. IPv6 has none.
+    pub fn ip_intact(&self) -> bool {
+        match self.ip {
+            Some((Ip::V4, at)) => {
+                Sum::of(&self.bytes[at..ipv4_end(self.bytes, at)]).fold() == 0xffff
+            }
+            Some((Ip::V6, _)) => true,
+            None => false,
+        }
+    }
+
+    /// The sum over the pseudo-header of TCP and UDP, for `length` bytes from the transport header on.
+    pub fn pseudo_header(&self, length: usize) -> Sum {
+        let (source, destination) = self.addresses().unwrap_or_default();
+        Sum::of(source)
+            .add(Sum::of(destination))
+            .add(Sum::word(u16::from(self.protocol)))
+            .add(Sum::of(&(length as u32).to_be_bytes()))
+    }
+
+    /// The fields that flow rules compare.
+    pub fn match_key(&self) -> MatchKey {
+        let mut bytes = [0; 64];
+        let mut key = FieldsMut(&mut bytes);
+        if let Some(ethernet) = self.bytes.get(..12) {
+            key.set_bytes(0x08, &ethernet[..6]);
+            key.set_bytes(0x00, &ethernet[6..]);
+        }
+        key.set_u16(0x06, self.ethertype);
+        if let Some((kind, tci)) = self.vlan {
+            key.set_u16(0x0e, tci);
+            key.set_bits(0x10, 15, 15, u32::from(kind == TYPE_CVLAN));
+            key.set_bits(0x10, 14, 14, u32::from(kind == TYPE_SVLAN));
+        }
+        if let Some((version, at)) = self.ip {
+            self.match_ip(&mut key, version, at);
+        }
+        if let (Some((transport, at)), Some((source, destination))) = (self.transport, self.ports())
+        {
+            let ports = match transport {
+                Transport::Tcp => {
+                    let flags = u32::from(be16(self.bytes, at + 12).unwrap_or(0)) & 0x1ff;
+                    key.set_bits(0x10, 8, 0, flags);
+                    0x14
+                }
+                Transport::Udp => 0x1c,
+            };
+            key.set_u16(ports, source);
+            key.set_u16(ports + 2, destination);
+        }
+        MatchKey::new(&bytes)
+    }
+
+    fn match_ip(&self, key: &mut FieldsMut<'_>, version: Ip, at: usize) {
+        let (number, class, limit) = match version {
+            Ip::V4 => (4, self.bytes[at + 1], self.bytes[at + 8]),
+            Ip::V6 => (
+                6,
+                self.bytes[at] << 4 | self.bytes[at + 1] >> 4,
+                self.bytes[at + 7],
+            ),
+        };
+        key.set_bits(0x10, 31, 24, u32::from(self.protocol));
+        key.set_bits(0x10, 23, 16, u32::from(class));
+        key.set_bits(0x10, 13, 13, u32::from(self.fragment));
+        key.set_bits(0x10, 12, 9, number);
+        key.set_bits(0x18, 7, 0, u32::from(limit));
+        let (source, destination) = self.addresses().unwrap_or_default();
+        // An IPv4 address is in the last bytes of its field.
+        key.set_bytes(0x30 - source.len(), source);
+        key.set_bytes(0x40 - destination.len(), destination);
+    }
+}
+
+/// Where the IPv4 header that starts at `at` ends, at most at the end of `bytes`.
+fn ipv4_end(bytes: &[u8], at: usize) -> usize {
+    (at + usize::from(bytes[at] & 0xf) * 4).min(bytes.len())
+}
+
+/// Fills in the checksum of the IPv4 header that starts at `at`.
+pub fn set_ipv4_checksum(bytes: &mut [u8], at: usize) {
+    let end = ipv4_end(bytes, at);
+    bytes[at + 10..at + 12].fill(0);
+    let sum = !Sum::of(&bytes[at..end]).fold();
+    bytes[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An Ethernet, IPv4 and TCP header for `payload` bytes, with a right IP checksum.
+    pub(crate) fn tcp4(payload: usize) -> Vec<u8> {
+        let mut bytes = vec![0; ETHERNET + 20 + 20];
+        bytes[..12].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
+        bytes[12..14].copy_from_slice(&TYPE_IPV4.to_be_bytes());
+        bytes[14] = 0x45;
+        bytes[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
+        bytes[22..24].copy_from_slice(&[64, TCP]);
+        bytes[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        bytes[34..38].copy_from_slice(&[0x12, 0x34, 0x00, 0x50]);
+        bytes[46] = 5 << 4;
+        bytes[47] = 0x10;
+        set_ipv4_checksum(&mut bytes, 14);
+        bytes
+    }
+
+    /// An Ethernet, IPv6 and UDP header for `payload` bytes.
+    pub(crate) fn udp6(payload: usize) -> Vec<u8> {
+        let mut bytes = vec![0; ETHERNET + 40 + 8];
+        bytes[..12].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
+        bytes[12..14].copy_from_slice(&TYPE_IPV6.to_be_bytes());
+        bytes[14] = 0x60;
+        bytes[18..20].copy_from_slice(&(8 + payload as u16).to_be_bytes());
+        bytes[20..22].copy_from_slice(&[UDP, 64]);
+        bytes[22] = 0xfd;
+        bytes[37] = 1;
+        bytes[38] = 0xfd;
+        bytes[53] = 2;
+        bytes[54..58].copy_from_slice(&[0x12, 0x34, 0x00, 0x35]);
+        bytes[58..60].copy_from_slice(&(8 + payload as u16).to_be_bytes());
+        bytes
+    }
+
+    /// `frame` with a tag of `kind` and `tci`.
+    pub(crate) fn tagged(frame: &[u8], kind: u16, tci: u16) -> Vec<u8> {
+        let mut bytes = frame[..12].to_vec();
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend(tci.to_be_bytes());
+        bytes.extend(&frame[12..]);
+        bytes
+    }
+
+    #[test]
+    fn tcp_over_ipv4() {
+        let bytes = tcp4(100);
+        let headers = Headers::parse(&bytes);
+        assert_eq!(headers.ip(), Some((Ip::V4, 14)));
+        assert_eq!(headers.transport_at(), Some((Transport::Tcp, 34)));
+        assert_eq!((headers.end(), headers.ip_end()), (54, 154));
+        assert_eq!(headers.ports(), Some((0x1234, 0x50)));
+        assert!(headers.ip_intact());
+    }
+
+    #[test]
+    fn udp_over_ipv6_with_options() {
+        let mut bytes = udp6(0);
+        bytes[20] = 0;
+        bytes.splice(54..54, [UDP, 0, 1, 4, 0, 0, 0, 0]);
+        let headers = Headers::parse(&bytes);
+        assert_eq!(headers.transport_at(), Some((Transport::Udp, 62)));
+        assert_eq!(headers.end(), 70);
+    }
+
+    #[test]
+    fn a_fragment_has_no_transport_header() {
+        let mut bytes = tcp4(100);
+        bytes[20] = 0x20;
+        let headers = Headers::parse(&bytes);
+        assert_eq!((headers.transport_at(), headers.end()), (None, 34));
+    }
+
+    #[test]
+    fn tags_are_stepped_over() {
+        let bytes = tagged(&tagged(&tcp4(0), TYPE_CVLAN, 7), TYPE_SVLAN, 9);
+        let headers = Headers::parse(&bytes);
+        assert_eq!(headers.transport_at(), Some((Transport::Tcp, 42)));
+        assert_eq!(headers.cvlan(), None, "the outermost is an S-tag");
+        assert_eq!(
+            Headers::parse(&tagged(&tcp4(0), TYPE_CVLAN, 7)).cvlan(),
+            Some(7)
+        );
+    }
+
+    #[test]
+    fn the_security_parameter_index_of_ipsec() {
+        let mut bytes = tcp4(0);
+        assert_eq!(Headers::parse(&bytes).spi(), None);
+        bytes[23] = ESP;
+        assert_eq!(Headers::parse(&bytes).spi(), Some([0x12, 0x34, 0x00, 0x50]));
+        bytes[23] = AH;
+        assert_eq!(Headers::parse(&bytes).spi(), Some([0; 4]));
+        assert_eq!(Headers::parse(&bytes[..37]).spi(), None, "cut off");
+    }
+
+    /// Against the offsets of `struct mlx5_ifc_fte_match_set_lyr_2_4_bits`.
+    #[test]
+    fn match_fields_lie_where_the_driver_puts_them() {
+        let mut expected = [0; 64];
+        let mut fields = FieldsMut(&mut expected);
+        fields.set_bytes(0x00, &[2, 0, 0, 0, 0, 1]);
+        fields.set_bits(0x04, 15, 0, 0x0800);
+        fields.set_bytes(0x08, &[2, 0, 0, 0, 0, 2]);
+        fields.set_bits(0x0c, 15, 13, 3);
+        fields.set_bits(0x0c, 11, 0, 5);
+        fields.set_bits(0x10, 31, 24, 6);
+        fields.set_bits(0x10, 15, 15, 1);
+        fields.set_bits(0x10, 12, 9, 4);
+        fields.set_bits(0x10, 8, 0, 0x10);
+        fields.set_bits(0x14, 31, 16, 0x1234);
+        fields.set_bits(0x14, 15, 0, 0x50);
+        fields.set_bits(0x18, 7, 0, 64);
+        fields.set_bytes(0x2c, &[10, 0, 0, 1]);
+        fields.set_bytes(0x3c, &[10, 0, 0, 2]);
+        let bytes = tagged(&tcp4(0), TYPE_CVLAN, 0x6005);
+        assert_eq!(Headers::parse(&bytes).match_key(), MatchKey::new(&expected));
+        let expected = Fields(&expected);
+        assert_eq!(
+            expected.u16(0x0e),
+            0x6005,
+            "priority, cfi and vid are the tag's"
+        );
+    }
+
+    #[test]
+    fn the_pseudo_header_of_rfc_793() {
+        let bytes = tcp4(2);
+        let sum = Headers::parse(&bytes).pseudo_header(22);
+        assert_eq!(
+            sum.fold(),
+            Sum::of(&[10, 0, 0, 1, 10, 0, 0, 2, 0, 6, 0, 22]).fold()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_parsed(bytes in prop::collection::vec(any::<u8>(), 0..300),
+                                   real in 0usize..4, cut in 0usize..80) {
+            let mut packet = match real {
+                0 => bytes.clone(),
+                1 => tcp4(bytes.len()),
+                2 => udp6(bytes.len()),
+                _ => tagged(&udp6(bytes.len()), TYPE_CVLAN, 1),
+            };
+            packet.truncate(cut.max(1));
+            for (byte, noise) in packet.iter_mut().skip(12).zip(&bytes) {
+                *byte ^= noise & (noise >> 4);
+            }
+            let headers = Headers::parse(&packet);
+            prop_assert!(headers.end() <= packet.len());
+            headers.match_key();
+            headers.pseudo_header(packet.len());
+            headers.ip_intact();
+            headers.ports();
+        }
+    }
+}

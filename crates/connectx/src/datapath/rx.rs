@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Receiving: from a frame on the cable to a completion.
+
+use std::sync::atomic::Ordering;
+
+use super::checksum::Sum;
+use super::engine::Batch;
+use super::gather::Cursor;
+use super::packet::{ETHERNET, Headers, Transport, VLAN_TAG};
+use crate::bits::event::{Cqe, RxInfo};
+use crate::obj::counter::{Cast, QueueCounters};
+use crate::obj::cq::Cq;
+use crate::obj::flow::MatchKey;
+use crate::obj::port::Port;
+use crate::obj::rq::{Room, Rq, RqState, Scatter};
+
+/// A frame on the cable.
+pub struct Frame<'a, 'p> {
+    /// Its first bytes, all headers among them.
+    pub head: &'a mut [u8],
+    /// The memory with the rest.
+    pub body: Cursor<'a, 'p>,
+    /// Bytes of the rest.
+    pub length: usize,
+    /// The sender asked for the TCP or UDP checksum to be filled in.
+    pub fill_checksum: bool,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was received or dropped.
+    Done,
+    /// The receiver has no buffer yet.
+    Blocked,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy)]
+pub struct Route<'p> {
+    rq: &'p Rq,
+    cq: &'p Cq,
+    counters: Option<&'p QueueCounters>,
+    hash: u32,
+    hash_type: u8,
+    flow_tag: u32,
+}
+
+/// Finds out where `port` wants a packet.
+pub fn route<'p>(port: &'p Port, headers: &Headers, key: &MatchKey) -> Option<Route<'p>> {
+    let (tirn, flow_tag) = port.hca.steering.walk(key)?;
+    let (rqn, hash, hash_type) = port.hca.tirs.get(tirn)?.select(&port.hca.rqts, headers)?;
+    let rq = port.hca.rqs.get(rqn)?;
+    let cq = port.hca.cqs.get(rq.cqn)?;
+    Some(Route {
+        rq,
+        cq,
+        counters: port.hca.counters.get(rq.counters),
+        hash,
+        hash_type,
+        flow_tag,
+    })
+}
+
+/// What the checksum engine has to know of the headers before they change.
+struct Transported {
+    protocol: Transport,
+    /// Where the transport header starts.
+    at: usize,
+    /// Where the packet ends, without padding.
+    end: usize,
+    pseudo: Sum,
+}
+
+impl Transported {
+    fn of(headers: &Headers, total: usize) -> Option<Self> {
+        let (protocol, at) = headers.transport_at()?;
+        let end = headers.ip_end();
+        // A length that the frame does not have, or that cuts the header: not a packet to check.
+        if end > total || end < headers.end() {
+            return None;
+        }
+        Some(Self {
+            protocol,
+            at,
+            end,
+            pseudo: headers.pseudo_header(end - at),
+        })
+    }
+
+    /// Where the checksum is.
+    fn field(&self) -> usize {
+        match self.protocol {
+            Transport::Tcp => self.at + 16,
+            Transport::Udp => self.at + 6,
+        }
+    }
+
+    /// The sum over pseudo-header, header and payload, given the payload's.
+    fn sum(&self, head: &[u8], payload: Sum) -> Sum {
+        let header = &head[self.at..head.len().min(self.end)];
+        self.pseudo
+            .add(Sum::of(header))
+            .add(payload.at(header.len()))
+    }
+
+    /// Fills in the checksum.
+    fn fill(&self, head: &mut [u8], payload: Sum) {
+        let field = self.field()..self.field() + 2;
+        head[field.clone()].fill(0);
+        let mut checksum = !self.sum(head, payload).fold();
+        // Zero says that a UDP packet has no checksum.
+        if checksum == 0 && self.protocol == Transport::Udp {
+            checksum = 0xffff;
+        }
+        head[field].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    /// Whether the checksum is right.
+    fn intact(&self, head: &[u8], payload: Sum) -> bool {
+        let none =
+            self.protocol == Transport::Udp && head[self.field()..self.field() + 2] == [0, 0];
+        none || self.sum(head, payload).fold() == 0xffff
+    }
+
+    /// `CQE_L4_HDR_TYPE_*`.
+    fn completion_type(&self, head: &[u8]) -> u8 {
+        const ACK: u8 = 0x10;
+        match self.protocol {
+            Transport::Udp => 2,
+            Transport::Tcp if head[self.at + 13] & ACK == 0 => 1,
+            Transport::Tcp if self.end == self.at + usize::from(head[self.at + 12] >> 4) * 4 => 3,
+            Transport::Tcp => 4,
+        }
+    }
+}
+
+/// Delivers `frame` to port `to`. `patient` says that the sender can wait for a buffer.
+pub fn receive<'p>(
+    ports: &'p [Port; 2],
+    to: usize,
+    frame: Frame<'_, 'p>,
+    batch: &mut Batch<'p>,
+    patient: bool,
+) -> Outcome {
+    let port = &ports[to];
+    let headers = Headers::parse(frame.head);
+    let Some(route) = batch.routes.find(ports, to, &headers) else {
+        port.discarded.fetch_add(1, Ordering::Relaxed);
+        return Outcome::Done;
+    };
+    let mut state = route.rq.state.lock();
+    match route.rq.room(port, &mut state) {
+        Room::Entry => {}
+        Room::Wait if patient => return Outcome::Blocked,
+        Room::Wait | Room::Drop => {
+            state.starved = true;
+            if let Some(counters) = route.counters {
+                counters.out_of_buffer.fetch_add(1, Ordering::Relaxed);
+            }
+            return Outcome::Done;
+        }
+    }
+    let stripped = headers.cvlan().filter(|_| !route.rq.keep_vlan);
+    let total = frame.head.len() + frame.length;
+    let stored = total - if stripped.is_some() { VLAN_TAG } else { 0 };
+    batch.places.clear();
+    match route
+        .rq
+        .scatter(port, &mut state, stored, &mut batch.places)
+    {
+        Scatter::Fits => {}
+        Scatter::TooSmall | Scatter::Broken => {
+            port.discarded.fetch_add(1, Ordering::Relaxed);
+            return Outcome::Done;
+        }
+    }
+    let info = RxInfo {
+        length: stored as u32,
+        hash: route.hash,
+        hash_type: route.hash_type,
+        flow_tag: route.flow_tag,
+        vlan: stripped,
+        l2_ok: true,
+        l3_ok: headers.ip_intact(),
+        ..RxInfo::default()
+    };
+    let transported = Transported::of(&headers, total);
+    let cast = Cast::of(frame.head);
+    let info = store(
+        frame,
+        transported.as_ref(),
+        Cursor::new(&batch.places),
+        info,
+    );
+    batch.traffic[to].count(cast, total);
+    complete(port, &route, &mut state, &info, batch);
+    Outcome::Done
+}
+
+/// Copies a frame to its places; the headers last, because only then their checksum is known.
+fn store(
+    mut frame: Frame<'_, '_>,
+    transported: Option<&Transported>,
+    mut places: Cursor<'_, '_>,
+    mut info: RxInfo,
+) -> RxInfo {
+    let head = &mut *frame.head;
+    let cut = if info.vlan.is_some() { VLAN_TAG } else { 0 };
+    let mut behind = places;
+    behind.advance(head.len() - cut);
+    // What follows the transport payload is padding, which only the sum of all bytes counts.
+    let payload = transported
+        .map_or(frame.length, |transported| {
+            transported.end.saturating_sub(head.len())
+        })
+        .min(frame.length);
+    let payload_sum = frame.body.transfer(&mut behind, payload);
+    let padding_sum = frame.body.transfer(&mut behind, frame.length - payload);
+    if let Some(transported) = transported {
+        if frame.fill_checksum {
+            transported.fill(head, payload_sum);
+        }
+        info.l4_ok = transported.intact(head, payload_sum);
+        info.l4_type = transported.completion_type(head);
+    }
+    let covered = &head[ETHERNET + cut..];
+    info.checksum = Sum::of(covered)
+        .add(payload_sum.at(covered.len()))
+        .add(padding_sum.at(covered.len() + payload))
+        .fold();
+    // The tag stands before the type, behind the two addresses.
+    const ADDRESSES: usize = ETHERNET - 2;
+    places.write(&head[..ADDRESSES]);
+    places.write(&head[ADDRESSES + cut..]);
+    info
+}
+
+/// Consumes the receive entry.
+fn complete<'p>(
+    port: &'p Port,
+    route: &Route<'p>,
+    state: &mut RqState,
+    info: &RxInfo,
+    batch: &mut Batch<'p>,
+) {
+    let entry = Cqe::received(state.consumer, info);
+    state.consumer = state.consumer.wrapping_add(1);
+    if route.cq.push(port, entry) {
+        batch.notify(port, route.cq);
+    }
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Segmentation offload: the headers of the packets that one large send is cut into.
+
+use super::packet::{Headers, Ip, Transport};
+
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
+const CWR: u8 = 0x80;
+
+/// One packet of a large send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its number, from zero.
+    pub index: u32,
+    /// Payload bytes before it.
+    pub offset: u32,
+    /// Payload bytes in it.
+    pub length: usize,
+    /// There is none after it.
+    pub last: bool,
+}
+
+/// Segment `index` of `payload` bytes cut every `mss` bytes. No payload makes one empty segment.
+pub fn segment(index: u32, payload: usize, mss: u16) -> Option<Segment> {
+    let mss = usize::from(mss);
+    let offset = (index as usize).checked_mul(mss)?;
+    if offset >= payload && index > 0 {
+        return None;
+    }
+    let length = mss.min(payload - offset);
+    Some(Segment {
+        index,
+        offset: offset as u32,
+        length,
+        last: offset + length == payload,
+    })
+}
+
+/// Turns the headers of a large send, in `bytes`, into those of one segment. Checksums are left.
+pub fn cut(bytes: &mut [u8], segment: &Segment) {
+    let headers = Headers::parse(bytes);
+    let (ip, transport) = (headers.ip(), headers.transport_at());
+    let end = bytes.len() + segment.length;
+    match ip {
+        Some((Ip::V4, at)) => {
+            set16(bytes, at + 2, (end - at) as u16);
+            let id = u16::from_be_bytes([bytes[at + 4], bytes[at + 5]]);
+            set16(bytes, at + 4, id.wrapping_add(segment.index as u16));
+        }
+        Some((Ip::V6, at)) => set16(bytes, at + 4, (end - at - 40) as u16),
+        None => {}
+    }
+    match transport {
+        Some((Transport::Tcp, at)) => {
+            let sequence = std::array::from_fn(|i| bytes[at + 4 + i]);
+            let sequence = u32::from_be_bytes(sequence).wrapping_add(segment.offset);
+            bytes[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
+            if !segment.last {
+                bytes[at + 13] &= !(FIN | PSH);
+            }
+            if segment.index > 0 {
+                bytes[at + 13] &= !CWR;
+            }
+        }
+        Some((Transport::Udp, at)) => set16(bytes, at + 4, (end - at) as u16),
+        None => {}
+    }
+}
+
+fn set16(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bits::Fields;
+    use crate::datapath::packet::tests::{tcp4, udp6};
+    use proptest::prelude::*;
+
+    fn pieces(payload: usize, mss: u16) -> Vec<Segment> {
+        (0..)
+            .map_while(|index| segment(index, payload, mss))
+            .collect()
+    }
+
+    #[test]
+    fn sequence_identification_and_flags() {
+        let mut template = tcp4(0);
+        template[18..20].copy_from_slice(&0xffffu16.to_be_bytes());
+        template[38..42].copy_from_slice(&0xffff_ff00u32.to_be_bytes());
+        template[47] = 0x10 | FIN | PSH | CWR;
+        let cuts: Vec<Vec<u8>> = pieces(2500, 1000)
+            .iter()
+            .map(|segment| {
+                let mut bytes = template.clone();
+                cut(&mut bytes, segment);
+                bytes
+            })
+            .collect();
+        let word = |at| cuts.iter().map(|b| Fields(b).u16(at)).collect::<Vec<_>>();
+        assert_eq!(word(16), [1040, 1040, 540], "total length");
+        assert_eq!(word(18), [0xffff, 0, 1], "identification");
+        let sequence: Vec<u32> = cuts.iter().map(|b| Fields(&b[38..]).u32(0)).collect();
+        assert_eq!(sequence, [0xffff_ff00, 0x2e8, 0x6d0]);
+        let flags: Vec<u8> = cuts.iter().map(|b| b[47]).collect();
+        assert_eq!(flags, [0x10 | CWR, 0x10, 0x10 | FIN | PSH]);
+    }
+
+    #[test]
+    fn lengths_of_udp_over_ipv6() {
+        let mut bytes = udp6(0);
+        cut(&mut bytes, &segment(1, 300, 200).unwrap());
+        assert_eq!(Fields(&bytes).u16(18), 108);
+        assert_eq!(Fields(&bytes).u16(58), 108);
+    }
+
+    #[test]
+    fn no_payload_is_one_segment() {
+        assert_eq!(
+            pieces(0, 1000),
+            [Segment {
+                index: 0,
+                offset: 0,
+                length: 0,
+                last: true
+            }]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn segments_cover_the_payload_once(payload in 1usize..70_000, mss in 1u16..10_000) {
+            let pieces = pieces(payload, mss);
+            let mut next = 0;
+            for (index, piece) in pieces.iter().enumerate() {
+                prop_assert_eq!((piece.index as usize, piece.offset as usize), (index, next));
+                prop_assert!(piece.length > 0 && piece.length <= usize::from(mss));
+                next += piece.length;
+                prop_assert_eq!(piece.last, next == payload);
+            }
+            prop_assert_eq!(next, payload);
+        }
+    }
+}

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sending: from a send queue's entries to frames on the cable.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use super::engine::Batch;
+use super::gather::Cursor;
+use super::link::peer;
+use super::packet::{ETHERNET, Headers, Ip, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum};
+use super::rx::{Frame, Outcome, receive};
+use super::tso;
+use crate::bits::ctx::QueueState;
+use crate::bits::event::{Cqe, Syndrome};
+use crate::bits::wqe::{BASIC_BLOCK, Control, Data, Ethernet, MAX_SEND, SEGMENT, SendOp};
+use crate::mem::{Access, Slice};
+use crate::obj::counter::Cast;
+use crate::obj::port::{MAX_MTU, Port};
+use crate::obj::sq::{Sq, SqState};
+
+/// The most payload bytes of a large send: more than Linux's largest (`GSO_MAX_SIZE`).
+const MAX_PAYLOAD: usize = 1 << 20;
+/// Room for the first bytes of a frame: all that can stand in an entry, or the headers.
+pub const HEAD: usize = MAX_SEND + MAX_HEADERS;
+
+/// Why [`run`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The queue is empty or has stopped.
+    Idle,
+    /// The budget is used up.
+    More,
+    /// A receiver has no buffer for the next packet.
+    Blocked,
+}
+
+/// Why an entry is not done.
+enum Stop {
+    Budget,
+    Blocked,
+    Failed(Syndrome),
+}
+
+impl From<Syndrome> for Stop {
+    fn from(syndrome: Syndrome) -> Self {
+        Self::Failed(syndrome)
+    }
+}
+
+/// Sends what is in `sq`, a queue of port `me`, as far as `budget` packets go.
+pub fn run<'p>(
+    ports: &'p [Port; 2],
+    me: usize,
+    sq: &'p Sq,
+    batch: &mut Batch<'p>,
+    budget: &mut u32,
+    pause: Duration,
+) -> Step {
+    let port = &ports[me];
+    let mut state = sq.state.lock();
+    if state.state == QueueState::Reset {
+        return Step::Idle;
+    }
+    // The record holds the producers of a receive and of a send queue, in this order.
+    let producer = match port.bus.memory.load(sq.record.wrapping_add(4)) {
+        Ok(record) => record as u16,
+        Err(fault) => {
+            error!(sqn = sq.number, %fault, "doorbell record cannot be read");
+            state.state = QueueState::Error;
+            return Step::Idle;
+        }
+    };
+    let pending = producer.wrapping_sub(state.consumer);
+    if u32::from(pending) > sq.ring.size() {
+        error!(
+            sqn = sq.number,
+            pending, "more blocks posted than the ring has"
+        );
+        fail(port, sq, &mut state, 0, Syndrome::LocalOperation, batch);
+        return Step::Idle;
+    }
+    let mut entry = [0; MAX_SEND];
+    while state.consumer != producer {
+        let left = producer.wrapping_sub(state.consumer);
+        let control = match read_entry(port, sq, state.consumer, left, &mut entry) {
+            Ok(control) => control,
+            Err(syndrome) => {
+                fail(port, sq, &mut state, 0, syndrome, batch);
+                continue;
+            }
+        };
+        if state.state == QueueState::Error {
+            fail(port, sq, &mut state, control.opcode, Syndrome::Flush, batch);
+            continue;
+        }
+        let bytes = &entry[..usize::from(control.segments) * SEGMENT];
+        let mut sender = Sender {
+            ports,
+            me,
+            sq,
+            batch,
+            budget,
+            pause,
+        };
+        match sender.entry(&mut state, control, bytes) {
+            Ok(()) => complete(port, sq, &mut state, control, batch),
+            Err(Stop::Budget) => return Step::More,
+            Err(Stop::Blocked) => return Step::Blocked,
+            Err(Stop::Failed(syndrome)) => {
+                let opcode = control.opcode;
+                warn!(
+                    sqn = sq.number,
+                    index = state.consumer,
+                    opcode,
+                    ?syndrome,
+                    "bad send entry"
+                );
+                fail(port, sq, &mut state, opcode, syndrome, batch);
+            }
+        }
+    }
+    Step::Idle
+}
+
+/// Reads the entry that starts at block `consumer`. `left` blocks are posted.
+fn read_entry(
+    port: &Port,
+    sq: &Sq,
+    consumer: u16,
+    left: u16,
+    entry: &mut [u8; MAX_SEND],
+) -> Result<Control, Syndrome> {
+    let read = |block: u16, to: &mut [u8]| {
+        sq.ring
+            .read(&port.bus.memory, u32::from(block), to)
+            .map_err(|fault| {
+                error!(sqn = sq.number, %fault, "send queue cannot be read");
+                Syndrome::LocalProtection
+            })
+    };
+    read(consumer, &mut entry[..BASIC_BLOCK])?;
+    let control = Control::decode(&entry[..]);
+    let length = usize::from(control.segments) * SEGMENT;
+    if control.blocks() > left {
+        return Err(Syndrome::LocalLength);
+    }
+    if length > BASIC_BLOCK {
+        read(consumer.wrapping_add(1), &mut entry[BASIC_BLOCK..length])?;
+    }
+    Ok(control)
+}
+
+/// Takes a finished entry off the queue.
+fn complete<'p>(
+    port: &'p Port,
+    sq: &Sq,
+    state: &mut SqState,
+    control: Control,
+    batch: &mut Batch<'p>,
+) {
+    if control.completion {
+        push(port, sq, Cqe::sent(sq.number, state.consumer), batch);
+    }
+    advance(state, control.blocks());
+}
+
+/// Takes a failed entry off the queue, and stops the queue.
+fn fail<'p>(
+    port: &'p Port,
+    sq: &Sq,
+    state: &mut SqState,
+    opcode: u8,
+    syndrome: Syndrome,
+    batch: &mut Batch<'p>,
+) {
+    let entry = Cqe::send_error(sq.number, state.consumer, opcode, syndrome);
+    push(port, sq, entry, batch);
+    // Where the next entry starts is what the length of this one says, true or not.
+    let mut bytes = [0; SEGMENT];
+    let blocks = match sq
+        .ring
+        .read(&port.bus.memory, u32::from(state.consumer), &mut bytes)
+    {
+        Ok(()) => Control::decode(&bytes).blocks(),
+        Err(_) => 1,
+    };
+    advance(state, blocks);
+    state.state = QueueState::Error;
+}
+
+fn push<'p>(port: &'p Port, sq: &Sq, entry: Cqe, batch: &mut Batch<'p>) {
+    if let Some(cq) = port.hca.cqs.get(sq.cqn)
+        && cq.push(port, entry)
+    {
+        batch.notify(port, cq);
+    }
+}
+
+fn advance(state: &mut SqState, blocks: u16) {
+    state.consumer = state.consumer.wrapping_add(blocks);
+    state.sent = 0;
+    state.blocked_since = None;
+}
+
+/// What it takes to send one entry.
+struct Sender<'b, 'p> {
+    ports: &'p [Port; 2],
+    me: usize,
+    sq: &'p Sq,
+    batch: &'b mut Batch<'p>,
+    budget: &'b mut u32,
+    pause: Duration,
+}
+
+impl<'p> Sender<'_, 'p> {
+    fn entry(&mut self, state: &mut SqState, control: Control, bytes: &[u8]) -> Result<(), Stop> {
+        let operation = SendOp::try_from(control.opcode).map_err(|_| Syndrome::LocalOperation)?;
+        if operation == SendOp::Nop {
+            return self.spend();
+        }
+        if bytes.len() < Ethernet::AT + SEGMENT {
+            return Err(Syndrome::LocalLength.into());
+        }
+        let ethernet = Ethernet::decode(bytes);
+        let inline = bytes
+            .get(Ethernet::INLINE..Ethernet::INLINE + usize::from(ethernet.inline))
+            .ok_or(Syndrome::LocalLength)?;
+        // The pieces leave the batch while it is in use for receiving.
+        let mut pieces = std::mem::take(&mut self.batch.pieces);
+        pieces.clear();
+        let data = bytes.get(ethernet.data_at()..).unwrap_or_default();
+        let result = self
+            .gather(data, &mut pieces)
+            .map_err(Stop::from)
+            .and_then(|length| match operation {
+                SendOp::LargeSend => self.large(state, &ethernet, inline, &pieces, length),
+                _ => self.single(state, &ethernet, inline, &pieces, length),
+            });
+        self.batch.pieces = pieces;
+        result
+    }
+
+    fn spend(&mut self) -> Result<(), Stop> {
+        *self.budget = self.budget.checked_sub(1).ok_or(Stop::Budget)?;
+        Ok(())
+    }
+
+    /// Collects the pieces of memory that data segments name; returns how many bytes they have.
+    fn gather(&self, data: &[u8], pieces: &mut Vec<Slice<'p>>) -> Result<usize, Syndrome> {
+        const INLINE: u8 = 0x80;
+        let port = &self.ports[self.me];
+        let mut total = 0;
+        for segment in data.chunks_exact(SEGMENT) {
+            let Data {
+                length,
+                key,
+                address,
+            } = Data::decode(segment);
+            let length = length as usize;
+            total += length;
+            if segment[0] & INLINE != 0 {
+                return Err(Syndrome::LocalOperation);
+            }
+            if length == 0 || total > MAX_PAYLOAD {
+                return Err(Syndrome::LocalLength);
+            }
+            if !port.hca.allows(key, self.sq.pd, Access::Read) {
+                return Err(Syndrome::LocalProtection);
+            }
+            port.bus
+                .memory
+                .slices(address, length, Access::Read, pieces)
+                .map_err(|fault| {
+                    error!(sqn = self.sq.number, %fault, "data to send cannot be read");
+                    Syndrome::LocalProtection
+                })?;
+        }
+        Ok(total)
+    }
+
+    /// One packet.
+    fn single(
+        &mut self,
+        state: &mut SqState,
+        ethernet: &Ethernet,
+        inline: &[u8],
+        pieces: &[Slice<'p>],
+        length: usize,
+    ) -> Result<(), Stop> {
+        let total = inline.len() + length;
+        if !(ETHERNET..=usize::from(MAX_MTU)).contains(&total) {
+            return Err(Syndrome::LocalLength.into());
+        }
+        self.spend()?;
+        let mut head = [0; HEAD];
+        head[..inline.len()].copy_from_slice(inline);
+        let mut body = Cursor::new(pieces);
+        let looked_at = total.min(MAX_HEADERS).max(inline.len());
+        let mut ahead = body;
+        ahead.read(&mut head[inline.len()..looked_at]);
+        let taken = Headers::parse(&head[..looked_at]).end().max(inline.len());
+        body.advance(taken - inline.len());
+        self.transmit(state, ethernet, &mut head, taken, body, total - taken)
+    }
+
+    /// A header, and payload that is cut into packets.
+    fn large(
+        &mut self,
+        state: &mut SqState,
+        ethernet: &Ethernet,
+        inline: &[u8],
+        pieces: &[Slice<'p>],
+        length: usize,
+    ) -> Result<(), Stop> {
+        let largest = inline.len() + length.min(usize::from(ethernet.mss));
+        if ethernet.mss == 0
+            || inline.len() > MAX_HEADERS
+            || !(ETHERNET..=usize::from(MAX_MTU)).contains(&largest)
+        {
+            return Err(Syndrome::LocalLength.into());
+        }
+        let mut head = [0; HEAD];
+        let mut body = Cursor::new(pieces);
+        body.advance(state.sent as usize * usize::from(ethernet.mss));
+        while let Some(segment) = tso::segment(state.sent, length, ethernet.mss) {
+            self.spend()?;
+            head[..inline.len()].copy_from_slice(inline);
+            tso::cut(&mut head[..inline.len()], &segment);
+            self.transmit(
+                state,
+                ethernet,
+                &mut head,
+                inline.len(),
+                body,
+                segment.length,
+            )?;
+            body.advance(segment.length);
+            state.sent += 1;
+        }
+        Ok(())
+    }
+
+    /// Puts one frame on the cable: `taken` bytes of `head`, then `length` bytes of `body`.
+    fn transmit(
+        &mut self,
+        state: &mut SqState,
+        ethernet: &Ethernet,
+        head: &mut [u8; HEAD],
+        mut taken: usize,
+        mut body: Cursor<'_, 'p>,
+        mut length: usize,
+    ) -> Result<(), Stop> {
+        let ip = Headers::parse(&head[..taken]).ip();
+        if let (true, Some((Ip::V4, at))) = (ethernet.l3_checksum, ip) {
+            set_ipv4_checksum(&mut head[..taken], at);
+        }
+        if taken + length < MIN_FRAME {
+            body.read(&mut head[taken..taken + length]);
+            head[taken + length..MIN_FRAME].fill(0);
+            (taken, length) = (MIN_FRAME, 0);
+        }
+        let cast = Cast::of(&head[..]);
+        let frame = Frame {
+            head: &mut head[..taken],
+            body,
+            length,
+            fill_checksum: ethernet.l4_checksum,
+        };
+        if let Some(to) = destination(self.ports, self.me, frame.head) {
+            let patient = state
+                .blocked_since
+                .is_none_or(|since| since.elapsed() < self.pause);
+            if receive(self.ports, to, frame, self.batch, patient) == Outcome::Blocked {
+                state.blocked_since.get_or_insert_with(Instant::now);
+                return Err(Stop::Blocked);
+            }
+        }
+        state.blocked_since = None;
+        self.batch.sent.count(cast, taken + length);
+        Ok(())
+    }
+}
+
+/// The port that gets a frame: a port that sends to one of its own addresses gets it back.
+fn destination(ports: &[Port; 2], me: usize, head: &[u8]) -> Option<usize> {
+    let port = &ports[me];
+    if port
+        .hca
+        .vport
+        .unicast
+        .iter()
+        .any(|mac| head.starts_with(mac))
+    {
+        Some(me)
+    } else if port.link_up {
+        Some(peer(me))
+    } else {
+        None
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A port: one PCI function with everything behind it.
+
+use std::sync::atomic::AtomicU64;
+
+use tracing::debug;
+
+use super::Table;
+use super::counter::{QueueCounters, TrafficTotal};
+use super::cq::Cq;
+use super::eq::{Eq, Interrupts};
+use super::flow::Steering;
+use super::mkey::Mkey;
+use super::rq::Rq;
+use super::sq::Sq;
+use super::tir::{Rqt, Tir};
+use crate::bits::event::{Eqe, EventType, PortChange};
+use crate::bits::iseg::FIRST_UAR;
+use crate::mem::{Access, GuestMemory};
+use crate::model::{CapabilityType, Model, capability_structure};
+use crate::pci::{ConfigSpace, MSIX_TABLE};
+
+/// What the device sees of its host.
+#[derive(Default)]
+pub struct Bus {
+    /// Memory.
+    pub memory: GuestMemory,
+    /// Interrupts.
+    pub interrupts: Interrupts,
+}
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// Length of the largest frame that the port can be set to, FCS and two VLAN tags included.
+pub const MAX_MTU: u16 = 10022;
+
+/// One PCI function with everything behind it.
+pub struct Port {
+    /// Generation of the hardware.
+    pub model: &'static dyn Model,
+    /// The address that the port was made with.
+    pub mac: Mac,
+    /// PCI configuration space.
+    pub config: ConfigSpace,
+    /// Command queue registers.
+    pub command: CommandRegisters,
+    /// Host.
+    pub bus: Bus,
+    /// What the driver has created. Starting over drops all of it.
+    pub hca: Hca,
+    /// The cable carries signal, as the driver was last told.
+    pub link_up: bool,
+    /// Frames received.
+    pub received: TrafficTotal,
+    /// Frames sent.
+    pub sent: TrafficTotal,
+    /// Frames that were dropped on arrival because no rule wanted them, or no entry was large enough.
+    pub discarded: AtomicU64,
+}
+
+/// The command queue registers of the initialisation segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CommandRegisters {
+    /// Bus address of the command queue.
+    pub address: u64,
+    /// `nic_interface`: what state the driver has put the device in.
+    pub nic_interface: u32,
+}
+
+/// A driver's objects and settings.
+pub struct Hca {
+    /// General capabilities, as the driver has set them.
+    pub general: Vec<u8>,
+    /// UAR pages.
+    pub uars: Table<()>,
+    /// Protection domains.
+    pub pds: Table<()>,
+    /// Transport domains.
+    pub transport_domains: Table<()>,
+    /// Transport interface send objects.
+    pub tiss: Table<()>,
+    /// Memory keys.
+    pub mkeys: Table<Mkey>,
+    /// Event queues.
+    pub eqs: Table<Eq>,
+    /// Completion queues.
+    pub cqs: Table<Cq>,
+    /// Send queues.
+    pub sqs: Table<Sq>,
+    /// Receive queues.
+    pub rqs: Table<Rq>,
+    /// Indirection tables.
+    pub rqts: Table<Rqt>,
+    /// Transport interface receive objects.
+    pub tirs: Table<Tir>,
+    /// Counter sets.
+    pub counters: Table<QueueCounters>,
+    /// Flow tables.
+    pub steering: Steering,
+    /// What the driver has said about its virtual port.
+    pub vport: Vport,
+}
+
+/// Settings of the virtual and of the physical port.
+#[derive(Clone, Debug)]
+pub struct Vport {
+    /// The driver wants the link up.
+    pub admin_up: bool,
+    /// Largest frame, physical port.
+    pub port_mtu: u16,
+    /// Largest frame, virtual port.
+    pub mtu: u16,
+    /// Address of the function.
+    pub mac: Mac,
+    /// Unicast addresses that the function receives.
+    pub unicast: Vec<Mac>,
+    /// Multicast addresses.
+    pub multicast: Vec<Mac>,
+    /// VLANs.
+    pub vlans: Vec<u16>,
+    /// The three promiscuous bits: unicast, multicast, all.
+    pub promiscuous: u32,
+}
+
+impl Hca {
+    fn new(model: &dyn Model, mac: Mac) -> Self {
+        // The UAR pages end where the MSI-X table starts.
+        let uars = (MSIX_TABLE >> 12) as usize - FIRST_UAR as usize;
+        Self {
+            general: capability_structure(model, CapabilityType::General),
+            uars: Table::new(FIRST_UAR, uars),
+            pds: Table::new(1, 1 << 12),
+            transport_domains: Table::new(1, 1 << 12),
+            tiss: Table::new(1, 1 << 8),
+            // Key 0x100, of index 1, ends a scatter list.
+            mkeys: Table::new(0x10, 1 << 12),
+            // Event queue numbers have eight bits.
+            eqs: Table::new(1, 1 << 7),
+            cqs: Table::new(1, 1 << 14),
+            sqs: Table::new(1, 1 << 14),
+            rqs: Table::new(1, 1 << 14),
+            rqts: Table::new(1, 1 << 14),
+            tirs: Table::new(1, 1 << 14),
+            // Eight bits, and zero is none.
+            counters: Table::new(1, 255),
+            steering: Steering::default(),
+            vport: Vport {
+                admin_up: false,
+                port_mtu: MAX_MTU,
+                mtu: MAX_MTU,
+                mac,
+                unicast: Vec::new(),
+                multicast: Vec::new(),
+                vlans: Vec::new(),
+                promiscuous: 0,
+            },
+        }
+    }
+
+    /// Whether a queue of `pd` may use memory under `key`.
+    pub fn allows(&self, key: u32, pd: u32, access: Access) -> bool {
+        self.mkeys
+            .get(key >> 8)
+            .is_some_and(|mkey| mkey.allows(pd, key as u8, access))
+    }
+}
+
+impl Port {
+    /// A port after power-on.
+    pub fn new(model: &'static dyn Model, mac: Mac) -> Self {
+        Self {
+            model,
+            mac,
+            config: ConfigSpace::new(model),
+            command: CommandRegisters::default(),
+            bus: Bus::default(),
+            hca: Hca::new(model, mac),
+            link_up: false,
+            received: TrafficTotal::default(),
+            sent: TrafficTotal::default(),
+            discarded: AtomicU64::new(0),
+        }
+    }
+
+    /// Drops everything that a driver has made: it starts over, or is gone. Nothing of this port
+    /// touches guest memory from here on.
+    pub fn start_over(&mut self) {
+        debug!("objects dropped");
+        self.hca = Hca::new(self.model, self.mac);
+        self.link_up = false;
+    }
+
+    /// Function-level reset.
+    pub fn reset(&mut self) {
+        self.start_over();
+        self.command = CommandRegisters::default();
+        self.config = ConfigSpace::new(self.model);
+    }
+
+    /// Posts an event that is not a completion to the queue that takes its kind, if there is one.
+    pub fn event(&self, kind: EventType, event: Eqe) {
+        if let Some(eq) = self.hca.eqs.iter().find(|eq| eq.takes(kind)) {
+            eq.post(&self.bus, event);
+        }
+    }
+
+    /// Tells the driver whether the cable carries signal.
+    pub fn set_link(&mut self, up: bool) {
+        if self.link_up != up {
+            self.link_up = up;
+            let change = if up {
+                PortChange::Active
+            } else {
+                PortChange::Down
+            };
+            self.event(EventType::PortChange, Eqe::port_change(change));
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::mem::tests::memory;
+    use crate::model::CX5;
+
+    /// A host with `size` bytes of memory at zero.
+    pub(crate) fn bus(size: u64) -> Bus {
+        Bus {
+            memory: memory(size),
+            ..Bus::default()
+        }
+    }
+
+    /// A port of such a host.
+    pub(crate) fn port(size: u64) -> Port {
+        let mut port = Port::new(&CX5, [2, 0, 0, 0, 0, 1]);
+        port.bus = bus(size);
+        port
+    }
+
+    #[test]
+    fn starting_over_leaves_nothing_behind() {
+        let mut port = port(0x1000);
+        port.hca.pds.insert(()).unwrap();
+        port.hca.vport.admin_up = true;
+        port.set_link(true);
+        port.command.address = 0x1000;
+        port.start_over();
+        assert!(port.hca.pds.get(1).is_none());
+        assert!(!port.hca.vport.admin_up && !port.link_up);
+        assert_eq!(
+            port.command.address, 0x1000,
+            "the new queue's address stays"
+        );
+        assert_eq!(
+            port.bus.memory.load(0),
+            Ok(0),
+            "memory is the host's, not the driver's"
+        );
+    }
+}
