@@ -2,6 +2,7 @@
 //! A software ConnectX.
 
 pub mod bits;
+pub mod cmd;
 pub mod datapath;
 pub mod mem;
 pub mod model;

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Commands about the device as a whole.
+
+use super::{Input, Output, Result};
+use crate::bits::op::Refusal;
+use crate::model::{CAPABILITY_SIZE, CapabilityType, capability_structure};
+use crate::obj::port::Port;
+
+/// A command that has nothing to do and no output but its status.
+pub fn accept(_: &mut Port, _: Input<'_>, _: &mut Output<'_>) -> Result {
+    Ok(())
+}
+
+/// Where capability structures are, in queries and settings.
+const CAPABILITY_AT: usize = 0x10;
+/// Bit 0 of the modifier of a query: current values, not the largest possible.
+const CURRENT: u16 = 1;
+
+pub fn query_capabilities(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> Result {
+    let kind = CapabilityType::try_from(input.op_mod() >> 1)
+        .map_err(|_| Refusal::param("capabilities: no such type"))?;
+    // An answer may be shorter than the structure.
+    let structure = match kind {
+        CapabilityType::General if input.op_mod() & CURRENT != 0 => port.hca.general.clone(),
+        kind => capability_structure(port.model, kind),
+    };
+    let room = output
+        .0
+        .0
+        .len()
+        .saturating_sub(CAPABILITY_AT)
+        .min(CAPABILITY_SIZE);
+    output.0.set_bytes(CAPABILITY_AT, &structure[..room]);
+    Ok(())
+}
+
+pub fn set_capabilities(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
+    if input.op_mod() >> 1 != CapabilityType::General as u16 {
+        return Err(Refusal::param(
+            "capabilities: only the general ones can be set",
+        ));
+    }
+    let structure = input.0.from(CAPABILITY_AT);
+    if structure.len() < CAPABILITY_SIZE {
+        return Err(Refusal::param("capabilities: structure too short"));
+    }
+    port.hca.general = structure.0[..CAPABILITY_SIZE].to_vec();
+    Ok(())
+}
+
+pub fn query_adapter(port: &mut Port, _: Input<'_>, output: &mut Output<'_>) -> Result {
+    const IEEE_VENDOR_MELLANOX: u32 = 0x00_02c9;
+    output.0.set_bits(0x28, 23, 0, IEEE_VENDOR_MELLANOX);
+    output.0.set_bytes(0x100, port.model.psid().as_bytes());
+    Ok(())
+}
+
+/// The device needs no pages of the host.
+pub fn query_pages(_: &mut Port, _: Input<'_>, _: &mut Output<'_>) -> Result {
+    Ok(())
+}
+
+/// Interface step 1 is the one that Ethernet needs.
+pub fn query_issi(_: &mut Port, _: Input<'_>, output: &mut Output<'_>) -> Result {
+    const ISSI_1: u32 = 1 << 1;
+    output.0.set_u32(0x6c, ISSI_1);
+    Ok(())
+}
+
+pub fn set_issi(_: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
+    match input.0.bits(0x08, 15, 0) {
+        1 => Ok(()),
+        _ => Err(Refusal::param("ISSI: only 1 is supported")),
+    }
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reads and writes of the initialisation segment.
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use tracing::debug;
+
+use super::doorbell;
+use crate::bits::iseg::{
+    CMD_DOORBELL, CMDIF_REV, CMDIF_REV_5, CMDQ_ADDR_HIGH, CMDQ_ADDR_LOW, FW_REV, HEALTH_COUNTER,
+    HEALTH_FW_VER, HEALTH_HW_ID, TIMER_HIGH, TIMER_LOW, cmdq_low,
+};
+use crate::datapath::link;
+use crate::obj::port::Port;
+
+/// When the device was powered on.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The register at `offset`, a multiple of four.
+fn register(port: &Port, offset: u64) -> u32 {
+    let (major, minor, sub) = port.model.firmware();
+    let nanoseconds = START.elapsed().as_nanos() as u64;
+    match offset {
+        FW_REV => u32::from(minor) << 16 | u32::from(major),
+        CMDIF_REV => CMDIF_REV_5 << 16 | u32::from(sub),
+        CMDQ_ADDR_HIGH => (port.command.address >> 32) as u32,
+        CMDQ_ADDR_LOW => cmdq_low(port.command.address as u32, port.command.nic_interface),
+        HEALTH_FW_VER => u32::from(major) << 24 | u32::from(minor) << 16 | u32::from(sub),
+        HEALTH_HW_ID => u32::from(port.model.device_id()),
+        TIMER_HIGH => (nanoseconds >> 32) as u32,
+        TIMER_LOW => nanoseconds as u32,
+        // Milliseconds: the driver looks every two seconds whether it has changed.
+        HEALTH_COUNTER => (nanoseconds / 1_000_000) as u32,
+        // Among them `initializing`, which says ready, and the health syndrome, which says well.
+        _ => 0,
+    }
+}
+
+/// Reads `data.len()` bytes at `offset`. The driver reads words, and single bytes of the syndrome.
+pub fn read(port: &Port, offset: u64, data: &mut [u8]) {
+    for (byte, at) in data.iter_mut().zip(offset..) {
+        *byte = register(port, at & !3).to_be_bytes()[(at & 3) as usize];
+    }
+}
+
+/// Writes `data` at `offset` of port `me`.
+pub fn write(ports: &mut [Port; 2], me: usize, offset: u64, data: &[u8]) {
+    let words: &[[u8; 4]] = data.as_chunks().0;
+    for (word, at) in words.iter().zip((offset..).step_by(4)) {
+        let value = u32::from_be_bytes(*word);
+        match at {
+            CMDQ_ADDR_HIGH => {
+                let low = ports[me].command.address & 0xffff_ffff;
+                ports[me].command.address = u64::from(value) << 32 | low;
+                start_over(ports, me);
+            }
+            CMDQ_ADDR_LOW => {
+                let command = &mut ports[me].command;
+                let address = command.address & !0xffff_ffff | u64::from(value & !0xfff);
+                // Setting `nic_interface` alone writes back the address.
+                let moved = std::mem::replace(&mut command.address, address) != address;
+                command.nic_interface = value >> 8 & 7;
+                if moved {
+                    start_over(ports, me);
+                }
+            }
+            CMD_DOORBELL => doorbell(ports, me, value),
+            _ => debug!("write of {value:#x} to offset {at:#x} ignored"),
+        }
+    }
+}
+
+/// A driver that sets up a command queue knows nothing of what was before.
+fn start_over(ports: &mut [Port; 2], me: usize) {
+    ports[me].start_over();
+    link::update(ports);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bits::Fields;
+    use crate::obj::port::tests::port;
+
+    fn word(port: &Port, offset: u64) -> u32 {
+        let mut bytes = [0; 4];
+        read(port, offset, &mut bytes);
+        Fields(&bytes).u32(0)
+    }
+
+    #[test]
+    fn what_the_driver_demands_before_anything_else() {
+        let port = port(0x1000);
+        assert_eq!(word(&port, CMDIF_REV) >> 16, 5);
+        assert_eq!(word(&port, 0x1fc) >> 31, 0, "initialised");
+        assert_eq!(word(&port, 0xffc), 0, "built-in timeouts");
+        assert_ne!(word(&port, HEALTH_FW_VER), u32::MAX);
+        let mut syndrome = [0xff];
+        read(&port, 0x23d, &mut syndrome);
+        assert_eq!(syndrome, [0]);
+    }
+
+    #[test]
+    fn a_new_command_queue_address_starts_over_and_the_geometry_stays() {
+        let mut ports = [port(0x1000), port(0x1000)];
+        ports[0].hca.pds.insert(()).unwrap();
+        write(&mut ports, 0, CMDQ_ADDR_HIGH, &1u32.to_be_bytes());
+        write(&mut ports, 0, CMDQ_ADDR_LOW, &0x2345_6000u32.to_be_bytes());
+        assert!(ports[0].hca.pds.get(1).is_none());
+        assert_eq!(ports[0].command.address, 0x1_2345_6000);
+        assert_eq!(word(&ports[0], CMDQ_ADDR_LOW), 0x2345_6056);
+        ports[0].hca.pds.insert(()).unwrap();
+        write(&mut ports, 0, CMDQ_ADDR_LOW, &0x2345_6100u32.to_be_bytes());
+        assert_eq!(word(&ports[0], CMDQ_ADDR_LOW), 0x2345_6156, "nic_interface");
+        assert!(ports[0].hca.pds.get(1).is_some(), "the same queue");
+    }
+}
