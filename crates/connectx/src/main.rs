@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Serves the two ports of a software ConnectX over vfio-user.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::{Parser, ValueEnum};
+use connectx::datapath::engine;
+use connectx::datapath::link::Cable;
+use connectx::model::{CX5, Model};
+use connectx::server::PortServer;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+/// A software ConnectX: two ports, cabled together, each a PCI function behind a vfio-user socket.
+///
+/// Ends when both monitors have closed their connections. RUST_LOG chooses what is logged
+/// (default: info).
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Socket of a port; give two. They are made here and must not exist.
+    #[arg(long = "port", value_name = "SOCKET", required = true)]
+    ports: Vec<PathBuf>,
+
+    /// Generation of the hardware.
+    #[arg(long, value_enum, default_value_t = Profile::Cx5)]
+    profile: Profile,
+
+    /// Milliseconds that a sender waits for a receive queue without buffers before packets are
+    /// dropped; 0 never waits.
+    #[arg(long, value_name = "MS", default_value_t = 20)]
+    pause_ms: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Profile {
+    /// ConnectX-5.
+    Cx5,
+}
+
+impl Profile {
+    fn model(self) -> &'static dyn Model {
+        match self {
+            Self::Cx5 => &CX5,
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env()
+        .context("RUST_LOG is not a list of filters such as connectx=debug")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    let [a, b] = args.ports.as_slice() else {
+        return Err(anyhow!(
+            "a cable has two ends: give --port twice, not {}",
+            args.ports.len()
+        ));
+    };
+
+    let pause = Duration::from_millis(args.pause_ms);
+    let cable = Arc::new(Cable::new(args.profile.model(), pause));
+    let servers = [
+        PortServer::listen(a, cable.clone(), 0)?,
+        PortServer::listen(b, cable.clone(), 1)?,
+    ];
+    info!(
+        "waiting for monitors at {} and {}",
+        a.display(),
+        b.display()
+    );
+
+    thread::scope(|scope| {
+        for port in 0..2 {
+            let cable = &cable;
+            thread::Builder::new()
+                .name(format!("engine{port}"))
+                .spawn_scoped(scope, move || engine::run(cable, port))?;
+        }
+        let serving = servers.map(|server| scope.spawn(|| server.serve()));
+        let results = serving.map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        cable.bells.iter().for_each(|bell| bell.stop());
+        results.into_iter().collect::<Result<Vec<()>, _>>()?;
+        Ok(())
+    })
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A port as a vfio-user device.
+//!
+//! The messages of one port are handled one after the other by one thread. BAR
+//! writes are posted: the virtual CPU that rang a doorbell does not wait for it.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tracing::{debug, error, info};
+use vfio_bindings::bindings::vfio::{
+    VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
+    VFIO_REGION_INFO_FLAG_WRITE, vfio_region_info,
+};
+use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion};
+
+use crate::bits::iseg::{FIRST_UAR, UAR_SIZE};
+use crate::cmd::iseg;
+use crate::datapath::doorbell::Doorbell;
+use crate::datapath::link::{self, Cable};
+use crate::pci::{BAR0_SIZE, CONFIG_SIZE, Effect, VECTORS};
+
+/// Why a port cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket cannot be made.
+    #[error("cannot listen at {path}; is another connectx running, or did one leave it behind?")]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: vfio_user::Error,
+    },
+    /// The connection broke.
+    #[error("the connection at {path} broke")]
+    Connection {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: vfio_user::Error,
+    },
+}
+
+/// A port with its socket.
+pub struct PortServer {
+    server: Server,
+    backend: Backend,
+    path: PathBuf,
+}
+
+impl PortServer {
+    /// Starts to listen at `path` for the monitor that is to have port `port` of `cable`.
+    pub fn listen(path: &Path, cable: Arc<Cable>, port: usize) -> Result<Self, ServeError> {
+        let path = path.to_path_buf();
+        let server = Server::new(&path, true, interrupts(), regions()).map_err(|source| {
+            ServeError::Listen {
+                path: path.clone(),
+                source,
+            }
+        })?;
+        Ok(Self {
+            server,
+            backend: Backend { cable, port },
+            path,
+        })
+    }
+
+    /// Serves one connection until the monitor closes it. The port is reset then.
+    pub fn serve(mut self) -> Result<(), ServeError> {
+        let result = self.server.run(&mut self.backend);
+        self.backend.unplug();
+        result.map_err(|source| ServeError::Connection {
+            path: self.path,
+            source,
+        })
+    }
+}
+
+fn interrupts() -> Vec<IrqInfo> {
+    (0..VFIO_PCI_NUM_IRQS)
+        .map(|index| {
+            let msix = index == VFIO_PCI_MSIX_IRQ_INDEX;
+            IrqInfo {
+                index,
+                // Not VFIO_IRQ_INFO_NORESIZE: vectors are added while others are in use.
+                flags: if msix { VFIO_IRQ_INFO_EVENTFD } else { 0 },
+                count: if msix { u32::from(VECTORS) } else { 0 },
+            }
+        })
+        .collect()
+}
+
+fn regions() -> Vec<ServerRegion> {
+    (0..VFIO_PCI_NUM_REGIONS)
+        .map(|index| {
+            let size = match index {
+                VFIO_PCI_BAR0_REGION_INDEX => BAR0_SIZE,
+                VFIO_PCI_CONFIG_REGION_INDEX => CONFIG_SIZE as u64,
+                _ => 0,
+            };
+            let access = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+            ServerRegion {
+                region_info: vfio_region_info {
+                    argsz: size_of::<vfio_region_info>() as u32,
+                    flags: if size > 0 { access } else { 0 },
+                    index,
+                    size,
+                    ..Default::default()
+                },
+                sparse_areas: Vec::new(),
+                mmap_fd: None,
+            }
+        })
+        .collect()
+}
+
+/// What the messages of one port do.
+struct Backend {
+    cable: Arc<Cable>,
+    port: usize,
+}
+
+impl Backend {
+    /// Function-level reset, by whatever way it came.
+    fn reset_port(&self) {
+        info!(port = self.port, "reset");
+        let mut ports = self.cable.ports.write();
+        ports[self.port].reset();
+        link::update(&mut ports);
+    }
+
+    /// The monitor is gone, and with it memory and interrupts.
+    fn unplug(&self) {
+        self.reset_port();
+        let bus = &mut self.cable.ports.write()[self.port].bus;
+        bus.memory.clear();
+        bus.interrupts.disconnect();
+    }
+
+    /// Where the UAR pages start in BAR 0.
+    const UARS: u64 = FIRST_UAR as u64 * UAR_SIZE;
+}
+
+impl ServerBackend for Backend {
+    fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let port = &self.cable.ports.read()[self.port];
+        match region {
+            VFIO_PCI_CONFIG_REGION_INDEX => port.config.read(offset, data),
+            VFIO_PCI_BAR0_REGION_INDEX if offset < Self::UARS => iseg::read(port, offset, data),
+            // Doorbells read as zero.
+            _ => data.fill(0),
+        }
+        Ok(())
+    }
+
+    fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
+        // An error would be answered, and nobody expects an answer to a posted write.
+        match region {
+            VFIO_PCI_CONFIG_REGION_INDEX => {
+                let effect = self.cable.ports.write()[self.port]
+                    .config
+                    .write(offset, data);
+                if effect == Effect::Reset {
+                    self.reset_port();
+                }
+            }
+            VFIO_PCI_BAR0_REGION_INDEX if offset < Self::UARS => {
+                iseg::write(&mut self.cable.ports.write(), self.port, offset, data);
+            }
+            VFIO_PCI_BAR0_REGION_INDEX => match Doorbell::decode(offset, data) {
+                Some(doorbell) => doorbell.act(&self.cable, self.port),
+                None => debug!(
+                    "write of {} bytes at {offset:#x} is no doorbell",
+                    data.len()
+                ),
+            },
+            _ => debug!("write to region {region} ignored"),
+        }
+        Ok(())
+    }
+
+    fn dma_map(
+        &mut self,
+        flags: DmaMapFlags,
+        offset: u64,
+        address: u64,
+        size: u64,
+        fd: Option<File>,
+    ) -> io::Result<()> {
+        let Some(file) = fd else {
+            // Memory that is not shared, such as firmware. Using it will fail, loudly.
+            debug!("mapping at {address:#x} has no file, ignored");
+            return Ok(());
+        };
+        let (read, write) = (
+            flags.contains(DmaMapFlags::READ),
+            flags.contains(DmaMapFlags::WRITE),
+        );
+        let memory = &mut self.cable.ports.write()[self.port].bus.memory;
+        memory
+            .map(&file, offset, address, size, read, write)
+            .inspect_err(|error| {
+                error!("mapping of {size:#x} bytes at {address:#x} failed: {error}");
+            })
+    }
+
+    fn dma_unmap(&mut self, flags: DmaUnmapFlags, address: u64, size: u64) -> io::Result<()> {
+        // The lock is free only when no engine is in a batch, so nothing uses the memory any more.
+        let memory = &mut self.cable.ports.write()[self.port].bus.memory;
+        if flags.contains(DmaUnmapFlags::UNMAP_ALL) {
+            memory.clear();
+        } else {
+            memory.unmap(address, size);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        self.reset_port();
+        Ok(())
+    }
+
+    fn set_irqs(
+        &mut self,
+        index: u32,
+        _flags: u32,
+        start: u32,
+        count: u32,
+        fds: Vec<File>,
+    ) -> io::Result<()> {
+        if index != VFIO_PCI_MSIX_IRQ_INDEX {
+            return Ok(());
+        }
+        let interrupts = &mut self.cable.ports.write()[self.port].bus.interrupts;
+        if fds.is_empty() {
+            // Clear these vectors; none means all.
+            let end = if count == 0 {
+                u32::from(VECTORS)
+            } else {
+                start.saturating_add(count)
+            };
+            for vector in start..end.min(u32::from(VECTORS)) {
+                interrupts.connect(vector, None);
+            }
+        }
+        for (vector, fd) in (start..).zip(fds) {
+            interrupts.connect(vector, Some(fd));
+        }
+        Ok(())
+    }
+}
