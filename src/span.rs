@@ -27,8 +27,11 @@ impl Span {
         let len = usize::try_from(len)?;
         let end = start.checked_add(len).ok_or(EINVAL)?;
         let whole = (start | len) % BUFFER_SIZE as usize == 0;
-        if !whole || len == 0 || len >> BUFFER_SHIFT > u32::MAX as usize {
+        if !whole || start == 0 || len == 0 {
             return Err(EINVAL);
+        }
+        if len >> BUFFER_SHIFT > u32::MAX as usize {
+            return Err(ENOMEM);
         }
         // INVARIANT: Checked just now.
         Ok(Self { start, end })
@@ -42,6 +45,11 @@ impl Span {
     /// Bytes.
     pub(crate) fn len(&self) -> usize {
         self.end - self.start
+    }
+
+    /// First address behind it.
+    pub(crate) fn end(&self) -> usize {
+        self.end
     }
 
     /// Number of buffers.
@@ -132,9 +140,10 @@ mod tests {
     #[test]
     fn spans_are_whole_buffers() {
         assert!(Span::new(0x1000, 0x1000).is_ok());
-        assert!(Span::new(0, 0x2000).is_ok());
+        assert_eq!(Span::new(0x1000, 1 << 45), Err(ENOMEM));
         for (addr, len) in [
             (0x1000, 0),
+            (0, 0x1000),
             (0x1001, 0x1000),
             (0x1000, 0x1001),
             (0x1000, 0xfff),

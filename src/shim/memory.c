@@ -4,6 +4,8 @@
 #include <linux/dma-mapping.h>
 #include <linux/hugetlb_inline.h>
 #include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/user.h>
 #include <linux/slab.h>
 #include <net/page_pool/helpers.h>
 
@@ -33,44 +35,76 @@ static int netgpu_span_check(unsigned long start, unsigned long end)
 	return 0;
 }
 
+/* Charges @n pages as io_uring does: to the user's locked memory, unless that is unlimited, and to the process's pinned. */
+static int netgpu_pages_charge(struct netgpu_pages *pages, unsigned int n)
+{
+	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT, old, new;
+	struct user_struct *user = current_user();
+
+	if (!capable(CAP_IPC_LOCK)) {
+		old = atomic_long_read(&user->locked_vm);
+		do {
+			new = old + n;
+			if (new > limit)
+				return -ENOMEM;
+		} while (!atomic_long_try_cmpxchg(&user->locked_vm, &old, new));
+		pages->user = get_uid(user);
+	}
+	mmgrab(current->mm);
+	pages->mm = current->mm;
+	atomic64_add(n, &pages->mm->pinned_vm);
+	pages->charged = n;
+	return 0;
+}
+
+static void netgpu_pages_uncharge(struct netgpu_pages *pages)
+{
+	if (pages->user) {
+		atomic_long_sub(pages->charged, &pages->user->locked_vm);
+		free_uid(pages->user);
+	}
+	if (pages->mm) {
+		atomic64_sub(pages->charged, &pages->mm->pinned_vm);
+		mmdrop(pages->mm);
+	}
+}
+
 int netgpu_pages_pin(u64 addr, u64 len, struct netgpu_pages **out)
 {
 	unsigned long n = len >> PAGE_SHIFT;
 	struct netgpu_pages *pages;
-	struct mmpin pin = {};
 	long got;
 	int err;
 
 	err = netgpu_span_check(addr, addr + len);
 	if (err)
 		return err;
-	if (n > (INT_MAX - sizeof(*pages)) / sizeof(pages->pages[0]) || mm_account_pinned_pages(&pin, len))
+	if (n > (INT_MAX - sizeof(*pages)) / sizeof(pages->pages[0]))
 		return -ENOMEM;
-
 	pages = kvzalloc_flex(*pages, pages, n, GFP_KERNEL_ACCOUNT);
-	if (!pages) {
-		mm_unaccount_pinned_pages(&pin);
+	if (!pages)
 		return -ENOMEM;
-	}
-	pages->pin = pin;
+	err = netgpu_pages_charge(pages, n);
 
-	while (pages->n < n) {
+	while (!err && pages->n < n) {
 		got = pin_user_pages_fast(addr + ((u64)pages->n << PAGE_SHIFT), n - pages->n,
 					  FOLL_WRITE | FOLL_LONGTERM, pages->pages + pages->n);
-		if (got <= 0) {
-			netgpu_pages_unpin(pages);
-			return got ?: -EFAULT;
-		}
-		pages->n += got;
+		if (got > 0)
+			pages->n += got;
+		else
+			err = got ?: -EFAULT;
 	}
-	*out = pages;
-	return 0;
+	if (err)
+		netgpu_pages_unpin(pages);
+	else
+		*out = pages;
+	return err;
 }
 
 void netgpu_pages_unpin(struct netgpu_pages *pages)
 {
 	unpin_user_pages_dirty_lock(pages->pages, pages->n, true);
-	mm_unaccount_pinned_pages(&pages->pin);
+	netgpu_pages_uncharge(pages);
 	kvfree(pages);
 }
 

@@ -40,7 +40,9 @@ struct netgpu_device {
 struct net_device *netgpu_netdev_get(struct netgpu_device *dev, netdevice_tracker *tracker);
 
 struct netgpu_pages {
-	struct mmpin pin;
+	struct user_struct *user;	/* whose locked memory they count as; NULL: nobody's */
+	struct mm_struct *mm;		/* whose pinned memory they count as */
+	unsigned int charged;
 	unsigned int n;
 	struct page *pages[];
 };
@@ -72,9 +74,10 @@ static inline struct netgpu_ulp *netgpu_ulp_of(const struct sock *sk)
 	return (__force struct netgpu_ulp *)READ_ONCE(inet_csk(sk)->icsk_ulp_data);
 }
 
-/* proto functions and callback of rx.c. */
+/* proto functions and callback of rx.c and tx.c. */
 int netgpu_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags);
 bool netgpu_sock_is_readable(struct sock *sk);
 void netgpu_data_ready(struct sock *sk);
+int netgpu_sendmsg(struct sock *sk, struct msghdr *msg, size_t size);
 
 #endif /* NETGPU_SHIM_PRIVATE_H */
