@@ -86,8 +86,9 @@ fn attach(group: &Group) -> Result<Ebpf> {
          CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF",
     )?;
     let directory = File::open(&group.path).context("cannot open the cgroup")?;
+    // "Single" is no flags: a link always lets others attach too, and the kernel refuses the flag that would say so.
     program
-        .attach(directory, CgroupAttachMode::AllowMultiple)
+        .attach(directory, CgroupAttachMode::Single)
         .context("cannot attach the BPF program to the cgroup")?;
     Ok(object)
 }
