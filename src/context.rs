@@ -126,7 +126,8 @@ impl Context {
         Ok(context)
     }
 
-    fn device(&self) -> Result<&Device> {
+    /// The device.
+    pub(crate) fn device(&self) -> Result<&Device> {
         self.device.as_ref().ok_or(ENODEV)
     }
 

@@ -270,7 +270,7 @@ impl Handle {
             rx_stalled: socket.stats.rx_stalled.get(),
             tx_zerocopy: socket.stats.tx_zerocopy.get(),
             tx_copied: socket.stats.tx_copied.get(),
-            tx_pending: socket.stats.tx_pending.get(),
+            tx_pending: socket.completions().map_or(0, |c| c.pending().into()),
             ..Default::default()
         })
     }

@@ -21,6 +21,7 @@ mod slots;
 mod socket;
 mod span;
 mod stats;
+mod tx;
 
 module! {
     type: NetGpu,

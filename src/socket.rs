@@ -34,7 +34,8 @@ use crate::{
         self,
         Rx, //
     },
-    stats::Counter, //
+    stats::Counter,
+    tx::Completions, //
 };
 use kernel::{
     prelude::*,
@@ -50,6 +51,7 @@ pub(crate) struct Socket {
     /// The rings, for mapping them and for looks without a lock.
     rx_ring: Option<Mapping<RxEntry>>,
     completion_ring: Option<Mapping<Completion>>,
+    completions: Option<Pin<KBox<Completions>>>,
     /// Guarded by the socket's lock.
     pub(crate) locked: SockCell,
     /// Counters for user space.
@@ -72,7 +74,6 @@ pub(crate) struct Stats {
     pub(crate) rx_stalled: Counter,
     pub(crate) tx_zerocopy: Counter,
     pub(crate) tx_copied: Counter,
-    pub(crate) tx_pending: Counter,
 }
 
 impl Retire for Socket {}
@@ -88,11 +89,16 @@ impl Socket {
         let rx_ring = request.rx_entries.map(Mapping::new).transpose()?;
         let completion_ring = request.completion_entries.map(Mapping::new).transpose()?;
         let rx = rx_ring.as_ref().map(|ring| Rx::new(ring.share()));
+        let completions = completion_ring
+            .as_ref()
+            .map(|ring| KBox::pin_init(Completions::new(ring.share()), GFP_KERNEL_ACCOUNT))
+            .transpose()?;
         Late::new(try_pin_init!(Self {
             id,
             sock,
             rx_ring,
             completion_ring,
+            completions,
             locked: SockCell::new(Locked {
                 context: Some(context.clone()),
                 rx,
@@ -114,6 +120,11 @@ impl Socket {
     /// The completion ring's memory.
     pub(crate) fn completion_ring(&self) -> Option<&Arc<RingMemory>> {
         self.completion_ring.as_ref().map(Mapping::memory)
+    }
+
+    /// The completions of sends, if they have a ring.
+    pub(crate) fn completions(&self) -> Option<&Completions> {
+        self.completions.as_deref()
     }
 
     /// Whether received bytes go to an rx ring.

@@ -13,6 +13,10 @@ use super::{
         Pieces,
         Pool, //
     },
+    send::{
+        self,
+        Message, //
+    },
     sock::LockedSocket, //
 };
 use crate::{
@@ -20,7 +24,8 @@ use crate::{
     context::Context,
     queue::Queue,
     rx,
-    socket::Socket, //
+    socket::Socket,
+    tx, //
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -239,5 +244,70 @@ entry_points! {
     unsafe fn netgpu_rx_enabled(socket: *mut c_void) -> bool {
         // SAFETY: By this function's requirements.
         unsafe { Late::<Socket>::borrow(socket) }.has_rx()
+    }
+
+    /// # Safety
+    ///
+    /// `socket` is our side of a socket that has not been destroyed.
+    unsafe fn netgpu_tx_enabled(socket: *mut c_void) -> bool {
+        // SAFETY: By this function's requirements.
+        unsafe { Late::<Socket>::borrow(socket) }.completions().is_some()
+    }
+
+    /// # Safety
+    ///
+    /// See [`with_locked`]; `msg` is a message of `size` bytes at user addresses.
+    unsafe fn netgpu_tx_send(
+        socket: *mut c_void,
+        sk: *mut abi::sock,
+        msg: *mut abi::msghdr,
+        size: usize,
+    ) -> c_int {
+        // SAFETY: By this function's requirements; nobody else uses the message before we return.
+        let mut message = unsafe { Message::new(&mut *msg, size) };
+        from_result(|| {
+            // SAFETY: By this function's requirements.
+            unsafe { with_locked(socket, sk, |locked| tx::send(locked, &mut message)) }
+                .ok_or(EINVAL)?
+                .and_then(|queued| Ok(c_int::try_from(queued)?))
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `context` is a context that somebody holds.
+    unsafe fn netgpu_tx_contains(context: *mut c_void, addr: usize, len: usize) -> bool {
+        // SAFETY: By this function's requirements.
+        unsafe { send::contains(context, addr, len) }
+    }
+
+    /// # Safety
+    ///
+    /// `ubuf` is a send of which the caller holds a reference; `spans` has room for `max`.
+    unsafe fn netgpu_tx_spans(
+        ubuf: *mut abi::netgpu_ubuf,
+        addr: usize,
+        len: usize,
+        spans: *mut abi::netgpu_span,
+        max: u32,
+    ) -> u32 {
+        // SAFETY: By this function's requirements. The result is at most `max`.
+        unsafe { send::fill(send::borrow(ubuf), addr, len, spans, max as usize) as u32 }
+    }
+
+    /// # Safety
+    ///
+    /// `ubuf` is a send of which the caller holds a reference.
+    unsafe fn netgpu_tx_copied(ubuf: *mut abi::netgpu_ubuf) {
+        // SAFETY: By this function's requirements.
+        unsafe { send::borrow(ubuf) }.copied();
+    }
+
+    /// # Safety
+    ///
+    /// `ubuf` is a send whose last reference has been dropped.
+    unsafe fn netgpu_tx_done(ubuf: *mut abi::netgpu_ubuf) {
+        // SAFETY: By this function's requirements.
+        unsafe { send::done(ubuf) };
     }
 }

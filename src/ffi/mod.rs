@@ -4,7 +4,7 @@
 //!
 //! - [`abi`]: what bindgen makes of the user API and of `shim/netgpu_shim.h`; private to this folder
 //! - [`uapi`]: the user API's structures as plain data
-//! - [`pages`], [`device`], [`sock`]: owners of the shim's objects
+//! - [`pages`], [`device`], [`sock`], [`send`]: owners of the shim's objects
 //! - [`late`], [`lock`], [`rcu`]: what the kernel crate lacks
 //! - [`mapping`]: ring memory
 //! - [`entry`]: the functions that C calls
@@ -19,6 +19,7 @@ pub(crate) mod mapping;
 pub(crate) mod module;
 pub(crate) mod pages;
 pub(crate) mod rcu;
+pub(crate) mod send;
 pub(crate) mod sock;
 pub(crate) mod uapi;
 

@@ -174,6 +174,11 @@ impl Map {
         unsafe { abi::netgpu_map_unmap(self.raw.as_ptr()) };
     }
 
+    /// The map as the shim knows it.
+    pub(super) fn as_raw(&self) -> *mut abi::netgpu_map {
+        self.raw.as_ptr()
+    }
+
     fn index(&self, index: u32) -> Result<u32> {
         (index < self.region.span.buffers())
             .then_some(index)

@@ -89,6 +89,12 @@ impl Sock {
         // SAFETY: By the type invariants; process context by the caller, who may sleep.
         unsafe { abi::netgpu_socket_abort(self.0.as_ptr(), socket.as_raw()) };
     }
+
+    /// Wakes who polls the socket for completions. Any context, also after the socket was closed.
+    pub(crate) fn wake(&self) {
+        // SAFETY: By the type invariants.
+        unsafe { abi::netgpu_tx_wake(self.0.as_ptr()) };
+    }
 }
 
 impl Drop for Sock {
@@ -135,6 +141,19 @@ impl<'a> LockedSocket<'a> {
     /// Our side of the socket.
     pub(crate) fn socket(&self) -> &'a Late<Socket> {
         self.socket
+    }
+
+    /// The socket itself.
+    pub(super) fn as_raw(&self) -> *mut abi::sock {
+        self.sk.as_ptr()
+    }
+
+    /// A reference to the socket.
+    pub(crate) fn sock(&self) -> Sock {
+        // SAFETY: By the type invariants the socket is there.
+        unsafe { abi::netgpu_sock_hold(self.sk.as_ptr()) };
+        // INVARIANT: Taken by the call above.
+        Sock(self.sk)
     }
 
     /// What the lock guards.

@@ -232,4 +232,57 @@ bool netgpu_rx_readable(void *socket);
 /* Rust. No lock. Whether the socket has an rx ring. */
 bool netgpu_rx_enabled(void *socket);
 
+/* tx.c */
+
+struct msghdr;
+
+/* Room for the stack's struct ubuf_info: what a send is to the stack. */
+struct netgpu_ubuf {
+	u64 opaque[2];
+};
+
+/* Some bytes to send: a part of a buffer. */
+struct netgpu_span {
+	struct netgpu_map *map;
+	u32 index;
+	u32 offset;
+	u32 len;
+	u32 reserved;
+};
+
+/* Any context. Makes @ubuf a send with one reference, the caller's. */
+void netgpu_ubuf_init(struct netgpu_ubuf *ubuf);
+/* Any context. Drops the caller's reference; the last one calls netgpu_tx_done(). */
+void netgpu_ubuf_put(struct netgpu_ubuf *ubuf);
+/* Process context. Whether netgpu_tx_contains() agrees to all addresses of @msg. */
+bool netgpu_msg_within(const struct msghdr *msg, void *context);
+/* Socket lock held. Whether the connection, if there is one yet, leads over @dev and takes fragments. */
+bool netgpu_tx_routed(struct sock *sk, struct netgpu_device *dev);
+/*
+ * Socket lock held; drops it while it waits for room. Queues @msg, of @size bytes at addresses in regions, in packets that
+ * hold references to @ubuf. Returns the number of bytes queued or an error.
+ */
+int netgpu_tx_queue(struct sock *sk, struct msghdr *msg, size_t size, struct netgpu_ubuf *ubuf);
+/* Any context. Wakes who polls the socket for completions; harmless after it was closed. */
+void netgpu_tx_wake(struct sock *sk);
+
+/* Rust. No lock. Whether the socket has a completion ring. */
+bool netgpu_tx_enabled(void *socket);
+/*
+ * Rust. Socket lock held, process context: sendmsg(2) with MSG_ZEROCOPY on a socket that is attached. Returns the number of
+ * bytes queued or an error.
+ */
+int netgpu_tx_send(void *socket, struct sock *sk, struct msghdr *msg, size_t size);
+/* Rust. Process context. Whether the @len bytes at user address @addr lie in regions of @context. */
+bool netgpu_tx_contains(void *context, size_t addr, size_t len);
+/*
+ * Rust. Socket lock held. Cuts the @len bytes at user address @addr into parts of one buffer each, at most @max, and returns
+ * how many: none if @addr lies in no region.
+ */
+u32 netgpu_tx_spans(struct netgpu_ubuf *ubuf, size_t addr, size_t len, struct netgpu_span *spans, u32 max);
+/* Rust. Any context. Bytes of the send were copied on their way. */
+void netgpu_tx_copied(struct netgpu_ubuf *ubuf);
+/* Rust. Any context. Nothing refers to the send any longer; consumes it. */
+void netgpu_tx_done(struct netgpu_ubuf *ubuf);
+
 #endif /* NETGPU_SHIM_H */

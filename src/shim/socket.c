@@ -206,6 +206,7 @@ int netgpu_ulp_register(void)
 		*ours = *netgpu_protos[i].base;
 		ours->close = netgpu_close;
 		ours->recvmsg = netgpu_recvmsg;
+		ours->sendmsg = netgpu_sendmsg;
 		ours->sock_is_readable = netgpu_sock_is_readable;
 	}
 	return tcp_register_ulp(&netgpu_ulp_ops);

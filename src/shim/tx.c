@@ -61,7 +61,7 @@ static int netgpu_fill_skb(struct sk_buff *skb, struct iov_iter *from, size_t le
 
 		if (i == MAX_SKB_FRAGS)
 			return -EMSGSIZE;
-		n = netgpu_tx_spans(ubuf, (u64)(unsigned long)iter_iov_addr(from), want, spans, MAX_SKB_FRAGS - i);
+		n = netgpu_tx_spans(ubuf, (size_t)iter_iov_addr(from), want, spans, MAX_SKB_FRAGS - i);
 		if (want && !n)
 			return -EFAULT;
 		for (k = 0, want = 0; k < n; k++, i++) {
@@ -77,21 +77,21 @@ static int netgpu_fill_skb(struct sk_buff *skb, struct iov_iter *from, size_t le
 	return 0;
 }
 
-bool netgpu_msg_within(const struct msghdr *msg, void *socket)
+bool netgpu_msg_within(const struct msghdr *msg, void *context)
 {
 	struct iov_iter it = msg->msg_iter;
 
 	while (iov_iter_count(&it)) {
 		size_t len = min(iter_iov_len(&it), iov_iter_count(&it));
 
-		if (len && !netgpu_tx_contains(socket, (u64)(unsigned long)iter_iov_addr(&it), len))
+		if (len && !netgpu_tx_contains(context, (size_t)iter_iov_addr(&it), len))
 			return false;
 		iov_iter_advance(&it, len);
 	}
 	return true;
 }
 
-bool netgpu_tx_route_ok(struct sock *sk, struct netgpu_device *dev)
+bool netgpu_tx_routed(struct sock *sk, struct netgpu_device *dev)
 {
 	struct dst_entry *dst;
 
@@ -110,11 +110,16 @@ int netgpu_tx_queue(struct sock *sk, struct msghdr *msg, size_t size, struct net
 int netgpu_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
 	struct netgpu_ulp *ulp = netgpu_ulp_of(sk);
+	int ret;
 
 	if (!(msg->msg_flags & MSG_ZEROCOPY) || !size || msg->msg_ubuf || !user_backed_iter(&msg->msg_iter) ||
 	    !netgpu_tx_enabled(ulp->socket))
 		return ulp->base->sendmsg(sk, msg, size);
-	return netgpu_tx_send(ulp->socket, sk, msg, size);
+
+	lock_sock(sk);
+	ret = ulp->attached ? netgpu_tx_send(ulp->socket, sk, msg, size) : -ECONNABORTED;
+	release_sock(sk);
+	return ret;
 }
 
 void netgpu_tx_wake(struct sock *sk)

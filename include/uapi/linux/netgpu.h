@@ -267,8 +267,10 @@ struct netgpu_open_queue {
  *
  * With a completion ring, sendmsg(2) with MSG_ZEROCOPY sends from the context's
  * regions: -EFAULT when some byte lies outside, -ENOBUFS while as many sends
- * are unfinished or unread as the ring has entries. Without MSG_ZEROCOPY data
- * is copied as on any socket.
+ * are unfinished or unread as the ring has entries, -ENODEV when the connection
+ * does not lead over the context's device. poll(2) reports POLLIN while the ring
+ * holds entries, so read(2) on such a socket should not block. Without
+ * MSG_ZEROCOPY data is copied as on any socket.
  *
  * The socket is bound to the context's device. When the context goes, received
  * bytes that were not delivered are lost, and the socket is an ordinary one
