@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .with_context(|| format!("cannot run {}", name.display()))?;
     let pid = Pid::from_child(&child);
     let ended = pidfd_open(pid, PidfdFlags::empty()).context("cannot watch the command")?;
-    while let Err(error) = signals.wait(&ended, PollFlags::IN, None) {
+    while let Err(error) = signals.wait(&ended, PollFlags::IN) {
         // Whoever sent it wants the command to end, and we end with it. One from a terminal it has got already.
         if !error.is::<Interrupted>() {
             return Err(error);

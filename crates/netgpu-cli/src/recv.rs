@@ -97,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         queue.number(),
         arguments.dev
     );
-    signals.wait(&listener, PollFlags::IN, None)?;
+    signals.wait(&listener, PollFlags::IN)?;
     let (stream, peer) = listener.accept().context("cannot accept a connection")?;
     drop(listener);
     tracing::info!("connection from {peer}");
@@ -133,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             break;
         }
         if idle {
-            signals.wait(&socket, PollFlags::IN, None)?;
+            signals.wait(&socket, PollFlags::IN)?;
         }
     }
 
@@ -221,7 +221,7 @@ impl Output {
                     .iter()
                     .flat_map(|piece| piece.chunks(rustix::pipe::PIPE_BUF))
                 {
-                    signals.wait(&*file, PollFlags::OUT, None)?;
+                    signals.wait(&*file, PollFlags::OUT)?;
                     file.write_all(part).context("cannot write the output")?;
                 }
             }

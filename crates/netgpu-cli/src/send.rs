@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use netgpu::{Backing, Context, HostMemory, MemoryArea, Payload, Region, SocketConfig, Span};
-use rustix::event::{PollFlags, Timespec};
+use rustix::event::PollFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::report::{Direction, Meter};
@@ -45,12 +45,6 @@ const CHUNK: usize = 256 << 10;
 
 /// Most sends that are unfinished at a time: entries of the completion ring, a power of two.
 const SENDS: u32 = 1024;
-
-/// Longest time between two looks for finished sends.
-const LOOK_AGAIN: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 10_000_000,
-};
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let signals = Signals::catch()?;
@@ -94,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 } else {
                     PollFlags::OUT
                 };
-                signals.wait(&socket, events, Some(LOOK_AGAIN))?;
+                signals.wait(&socket, events)?;
             }
         } else if let Some(span) = free.pop() {
             match input.fill(span, &signals)? {
@@ -105,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 None => break,
             }
         } else {
-            signals.wait(&socket, PollFlags::IN, Some(LOOK_AGAIN))?;
+            signals.wait(&socket, PollFlags::IN)?;
         }
     }
 
@@ -116,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     // What a device may still read must stay as it is, and the peer has everything when all sends have finished.
     while socket.in_flight() > 0 {
         if socket.try_completion()?.is_none() {
-            signals.wait(&socket, PollFlags::IN, Some(LOOK_AGAIN))?;
+            signals.wait(&socket, PollFlags::IN)?;
         }
     }
 
@@ -161,7 +155,7 @@ fn connect(arguments: &Arguments, signals: &Signals) -> Result<TcpStream> {
     socket.set_nonblocking(true).with_context(what)?;
     match socket.connect(&arguments.address.into()) {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-            signals.wait(&socket, PollFlags::OUT, None)?;
+            signals.wait(&socket, PollFlags::OUT)?;
             if let Some(error) = socket.take_error().with_context(what)? {
                 return Err(error).with_context(what);
             }
@@ -207,7 +201,7 @@ impl Input {
     /// Reads straight into registered memory; [`None`] at the end.
     fn fill(&mut self, mut span: Span, signals: &Signals) -> Result<Option<Payload>> {
         loop {
-            signals.wait(&self.file, PollFlags::IN, None)?;
+            signals.wait(&self.file, PollFlags::IN)?;
             match self.file.read(&mut span) {
                 Ok(0) => return Ok(None),
                 Ok(count) => return Ok(Some(span.into_payload(0..count))),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -76,18 +76,13 @@ impl Signals {
         while matches!((&self.pipe).read(&mut bytes), Ok(count) if count > 0) {}
     }
 
-    /// Waits until `events` happen on `fd`, for `limit` at most, or a signal comes: then fails with [`Interrupted`].
-    pub(crate) fn wait(
-        &self,
-        fd: impl AsFd,
-        events: PollFlags,
-        limit: Option<Timespec>,
-    ) -> Result<()> {
+    /// Waits until `events` happen on `fd`, or a signal comes: then fails with [`Interrupted`].
+    pub(crate) fn wait(&self, fd: impl AsFd, events: PollFlags) -> Result<()> {
         let mut fds = [
             PollFd::new(&fd, events),
             PollFd::new(&self.pipe, PollFlags::IN),
         ];
-        match poll(&mut fds, limit.as_ref()) {
+        match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => self.check(),
             Err(errno) => Err(std::io::Error::from(errno)).context("cannot wait"),
         }
@@ -105,7 +100,7 @@ mod tests {
         signals.check().expect("there was no signal yet");
         signal_hook::low_level::raise(SIGTERM).expect("it can be raised");
         let error = signals
-            .wait(&quiet, PollFlags::IN, None)
+            .wait(&quiet, PollFlags::IN)
             .expect_err("the signal has come");
         let signal = SIGTERM as u8;
         assert_eq!(error.downcast_ref(), Some(&Interrupted { signal }));

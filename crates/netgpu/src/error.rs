@@ -274,6 +274,10 @@ fn socket_hint(source: &io::Error) -> String {
         Some(Errno::CONNRESET) => "the peer has reset the connection".into(),
         Some(Errno::PIPE) => "the peer does not take data any more".into(),
         Some(Errno::TIMEDOUT) => "the peer does not answer any more".into(),
+        Some(Errno::NODEV) => {
+            "the connection does not lead over the context's device; `ip route get ADDRESS` shows where it leads"
+                .into()
+        }
         Some(Errno::FAULT) => "the memory is not in a region attached to the context".into(),
         _ => source.to_string(),
     }
