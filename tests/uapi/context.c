@@ -225,7 +225,9 @@ TEST_F(context, attach_as_many_as_fit)
 	for (n = 0; n < most && !ret; n++) {
 		int index = area < 0 ? -ENOSPC : ng_add_region(area, p + n * unit, unit);
 
+		/* The context keeps what is attached. */
 		if (index == -ENOSPC) {
+			close(area);
 			area = ng_open();
 			ASSERT_LE(0, area);
 			index = ng_add_region(area, p + n * unit, unit);
@@ -235,6 +237,7 @@ TEST_F(context, attach_as_many_as_fit)
 	}
 	EXPECT_EQ(-ENOSPC, ret) TH_LOG("after %u regions", n - 1);
 	EXPECT_LE(16U, n);
+	close(area);
 }
 
 /* The context keeps what it uses: the area's file and the mapping may go first. */

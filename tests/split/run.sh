@@ -1,0 +1,159 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# The header split at a fixed offset, through the kernel's own users of memory providers: io_uring's zero copy receive and devmem TCP.
+# Nothing of netgpu is loaded.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+
+QUEUE=1
+PORT=8000
+MIB=1048576
+
+listening() {
+	[ -n "$(ss -Htln "sport = :$PORT")" ]
+}
+
+# The receiver of the case, and what it printed.
+receiver_start() {
+	"$@" >"$ktap_tmp/received" &
+	receiver=$!
+	defer kill "$receiver"
+	until_true 20 listening
+}
+
+receiver_stop() {
+	wait "$receiver" || fail "the receiver failed"
+	received=$(awk '$1 == "received" { print $2 }' "$ktap_tmp/received")
+	copied=$(awk '$1 == "received" { print $4 }' "$ktap_tmp/received")
+	note "$(cat "$ktap_tmp/received")"
+}
+
+# All that can be left with the headers is what 40 bytes of TCP options and the larger IP header would have taken.
+copied_is_slack() {
+	[ "$copied" -le $((received / 20)) ] || fail "$copied of $received bytes were copied"
+}
+
+nothing_dropped() {
+	[ "$(nic_counter rx_hds_long_hdr_drop)" = 0 ] || fail "long headers: $(nic_counter rx_hds_long_hdr_drop)"
+	[ "$(nic_counter rx_csum_unreadable_drop)" = 0 ] || fail "checksums: $(nic_counter rx_csum_unreadable_drop)"
+}
+
+# transfer PROGRAM ADDRESS BYTES [PAGES]
+transfer() {
+	receiver_start "./$1" "$NETGPU_DEV" $QUEUE $PORT "$3" ${4:+"$4"}
+	in_peer timeout 120 ./send "$2" $PORT "$3"
+	receiver_stop
+	copied_is_slack
+	nothing_dropped
+}
+
+split_on() {
+	ethtool -G "$NETGPU_DEV" tcp-data-split on
+	ethtool -g "$NETGPU_DEV" | grep -i 'tcp data split' | tail -n 1 | grep -q on
+	if ethtool -K "$NETGPU_DEV" lro on 2>/dev/null && ethtool -k "$NETGPU_DEV" | grep -q 'large-receive-offload: on'; then
+		fail "LRO is on together with the split"
+	fi
+}
+
+jumbo() {
+	nic_mtu 9000
+	defer nic_mtu 1500
+	transfer "$1" "$NETGPU_ADDR6" $((64 * MIB))
+}
+
+no_gro() {
+	ethtool -K "$NETGPU_DEV" gro off
+	defer ethtool -K "$NETGPU_DEV" gro on
+	transfer "$1" "$NETGPU_ADDR4" $((16 * MIB))
+}
+
+# Writes of so few bytes that all of a packet, half of it, hardly anything of it fits next to the headers.
+small_writes() {
+	for chunk in 40 100 700; do
+		receiver_start "./$1" "$NETGPU_DEV" $QUEUE $PORT 200000
+		in_peer timeout 60 ./send "$NETGPU_ADDR4" $PORT 200000 $chunk
+		receiver_stop
+	done
+	nothing_dropped
+}
+
+# Far fewer buffers than the RQ has room for.
+few_buffers() {
+	transfer "$1" "$NETGPU_ADDR4" $((16 * MIB)) 128
+}
+
+# What replaces all channels, or the interface, must come back with the split.
+reopen() {
+	receiver_start "./$1" "$NETGPU_DEV" $QUEUE $PORT $((128 * MIB))
+	in_peer timeout 120 ./send "$NETGPU_ADDR4" $PORT $((128 * MIB)) &
+	sender=$!
+	defer kill $sender
+	for rx in 256 1024; do
+		ethtool -G "$NETGPU_DEV" rx $rx
+		nic_mtu 4000
+		nic_mtu 1500
+	done
+	ip link set "$NETGPU_DEV" down
+	nic_configure
+	wait $sender || fail "the sender failed"
+	receiver_stop
+	copied_is_slack
+	nothing_dropped
+}
+
+# The provider goes while there is no queue to restart.
+close_while_down() {
+	receiver_start "./$1" "$NETGPU_DEV" $QUEUE $PORT $MIB
+	ip link set "$NETGPU_DEV" down
+	defer nic_configure
+	kill "$receiver"
+	wait "$receiver" || :
+	until_true 10 provider_gone
+	check_log
+}
+
+provider_gone() {
+	ethtool -G "$NETGPU_DEV" tcp-data-split off 2>/dev/null && ethtool -G "$NETGPU_DEV" tcp-data-split on
+}
+
+bind_while_down() {
+	ip link set "$NETGPU_DEV" down
+	defer nic_configure
+	if ./zcrx "$NETGPU_DEV" $QUEUE $PORT 1 2>"$ktap_tmp/error"; then
+		fail "a queue of a closed interface was bound"
+	fi
+	grep -q 'Network is down' "$ktap_tmp/error" || fail "$(cat "$ktap_tmp/error")"
+}
+
+other_queues_as_ever() {
+	receiver_start ./zcrx "$NETGPU_DEV" $QUEUE $PORT $MIB
+	nic_ping
+	[ "$(nic_counter rx0_hds_nodata_packets)" = 0 ] || fail "queue 0 splits, too"
+}
+
+plan 17
+nic_up
+ethtool -L "$NETGPU_DEV" combined 2
+ethtool -X "$NETGPU_DEV" equal 1
+ethtool -K "$NETGPU_DEV" ntuple on
+for proto in tcp4 tcp6; do
+	ethtool -N "$NETGPU_DEV" flow-type $proto dst-port $PORT action $QUEUE >/dev/null
+done
+
+run split_on
+for program in zcrx devmem; do
+	run transfer $program $NETGPU_ADDR4 $((64 * MIB))
+	run transfer $program $NETGPU_ADDR6 $((64 * MIB))
+	run jumbo $program
+	run no_gro $program
+	run small_writes $program
+	run few_buffers $program
+done
+run reopen zcrx
+run close_while_down zcrx
+run bind_while_down
+run other_queues_as_ever
+finish

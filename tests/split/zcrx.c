@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/*
+ * zcrx DEVICE QUEUE PORT BYTES [PAGES]: receives and checks so much of the stream with io_uring's zero copy receive, in an area
+ * of PAGES pages. Prints how much the kernel had to copy.
+ */
+#include <linux/io_uring.h>
+#include <net/if.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "stream.h"
+
+#define ENTRIES 512
+#define REFILL_ENTRIES 4096
+#define PAGE 4096UL
+
+static struct {
+	int fd;
+	_Atomic uint32_t *sq_tail, *cq_head, *cq_tail;
+	uint32_t sq_mask, cq_mask, *sq_array;
+	struct io_uring_sqe *sqes;
+	struct io_uring_cqe *cqes; /* of two slots each */
+} ring;
+
+static struct {
+	uint8_t *area;
+	uint64_t area_token;
+	_Atomic uint32_t *tail;
+	struct io_uring_zcrx_rqe *rqes;
+	const struct zcrx_stats *stats;
+} zcrx;
+
+static void ring_open(void)
+{
+	struct io_uring_params p = {
+		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQE32 | IORING_SETUP_CQSIZE,
+		.cq_entries = 8 * ENTRIES,
+	};
+	uint8_t *map;
+
+	ring.fd = sys(syscall(SYS_io_uring_setup, ENTRIES, &p));
+	map = mmap(NULL, p.cq_off.cqes + p.cq_entries * 2 * sizeof(struct io_uring_cqe), PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_POPULATE, ring.fd, IORING_OFF_SQ_RING);
+	ring.sqes = mmap(NULL, p.sq_entries * sizeof(struct io_uring_sqe), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+			 ring.fd, IORING_OFF_SQES);
+	if (map == MAP_FAILED || ring.sqes == MAP_FAILED)
+		die("mapping the rings: %s", strerror(errno));
+
+	ring.sq_tail = (void *)(map + p.sq_off.tail);
+	ring.sq_mask = *(uint32_t *)(map + p.sq_off.ring_mask);
+	ring.sq_array = (void *)(map + p.sq_off.array);
+	ring.cq_head = (void *)(map + p.cq_off.head);
+	ring.cq_tail = (void *)(map + p.cq_off.tail);
+	ring.cq_mask = *(uint32_t *)(map + p.cq_off.ring_mask);
+	ring.cqes = (void *)(map + p.cq_off.cqes);
+}
+
+static void zcrx_open(const char *dev, int queue, size_t pages)
+{
+	size_t refill_size = PAGE + REFILL_ENTRIES * sizeof(struct io_uring_zcrx_rqe) + PAGE;
+	struct zcrx_event_desc events = { .flags = ZCRX_EVENT_DESC_FLAG_STATS, .stats_offset = refill_size - PAGE };
+	struct io_uring_region_desc region = { .size = refill_size, .flags = IORING_MEM_REGION_TYPE_USER };
+	struct io_uring_zcrx_area_reg area = { .len = pages * PAGE };
+	struct io_uring_zcrx_ifq_reg reg = {
+		.if_idx = if_nametoindex(dev),
+		.if_rxq = queue,
+		.rq_entries = REFILL_ENTRIES,
+		.area_ptr = (uintptr_t)&area,
+		.region_ptr = (uintptr_t)&region,
+		.event_desc = (uintptr_t)&events,
+	};
+	uint8_t *refill;
+
+	zcrx.area = mmap(NULL, area.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	refill = mmap(NULL, refill_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (zcrx.area == MAP_FAILED || refill == MAP_FAILED)
+		die("no memory");
+	area.addr = (uintptr_t)zcrx.area;
+	region.user_addr = (uintptr_t)refill;
+
+	if (syscall(SYS_io_uring_register, ring.fd, IORING_REGISTER_ZCRX_IFQ, &reg, 1) < 0)
+		die("binding queue %d of %s: %s", queue, dev, strerror(errno));
+
+	zcrx.area_token = area.rq_area_token;
+	zcrx.tail = (void *)(refill + reg.offsets.tail);
+	zcrx.rqes = (void *)(refill + reg.offsets.rqes);
+	zcrx.stats = (void *)(refill + events.stats_offset);
+}
+
+static void submit_recv(int fd)
+{
+	uint32_t tail = atomic_load_explicit(ring.sq_tail, memory_order_relaxed);
+	struct io_uring_sqe *sqe = &ring.sqes[tail & ring.sq_mask];
+
+	*sqe = (struct io_uring_sqe){ .opcode = IORING_OP_RECV_ZC, .fd = fd, .ioprio = IORING_RECV_MULTISHOT };
+	ring.sq_array[tail & ring.sq_mask] = tail & ring.sq_mask;
+	atomic_store_explicit(ring.sq_tail, tail + 1, memory_order_release);
+	sys(syscall(SYS_io_uring_enter, ring.fd, 1, 0, 0, NULL, 0));
+}
+
+/* Returns the new position in the stream. */
+static uint64_t take(int fd, const struct io_uring_cqe *cqe, uint64_t pos)
+{
+	const struct io_uring_zcrx_cqe *where = (const void *)(cqe + 1);
+	uint32_t tail;
+
+	if (cqe->res < 0)
+		die("receive: %s, after %llu bytes", strerror(-cqe->res), (unsigned long long)pos);
+	if (!(cqe->flags & IORING_CQE_F_MORE)) {
+		if (!cqe->res)
+			die("the stream ends after %llu bytes", (unsigned long long)pos);
+		submit_recv(fd);
+	}
+
+	stream_check(zcrx.area + (where->off & ~IORING_ZCRX_AREA_MASK), cqe->res, pos);
+
+	tail = atomic_load_explicit(zcrx.tail, memory_order_relaxed);
+	zcrx.rqes[tail % REFILL_ENTRIES] = (struct io_uring_zcrx_rqe){
+		.off = (where->off & ~IORING_ZCRX_AREA_MASK) | zcrx.area_token,
+		.len = cqe->res,
+	};
+	atomic_store_explicit(zcrx.tail, tail + 1, memory_order_release);
+	return pos + cqe->res;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t bytes, pos = 0;
+	int fd, listener;
+
+	if (argc < 5)
+		die("usage: zcrx DEVICE QUEUE PORT BYTES [PAGES]");
+	bytes = strtoull(argv[4], NULL, 0);
+	ring_open();
+	zcrx_open(argv[1], atoi(argv[2]), argc > 5 ? strtoul(argv[5], NULL, 0) : 8192);
+	listener = stream_listen(atoi(argv[3]));
+	fd = sys(accept(listener, NULL, NULL));
+	submit_recv(fd);
+
+	while (pos < bytes) {
+		uint32_t head = atomic_load_explicit(ring.cq_head, memory_order_relaxed);
+
+		sys(syscall(SYS_io_uring_enter, ring.fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0));
+		for (; head != atomic_load_explicit(ring.cq_tail, memory_order_acquire); head++)
+			pos = take(fd, &ring.cqes[2 * (head & ring.cq_mask)], pos);
+		atomic_store_explicit(ring.cq_head, head, memory_order_release);
+	}
+	if (pos != bytes)
+		die("%llu bytes instead of %llu", (unsigned long long)pos, (unsigned long long)bytes);
+
+	printf("received %llu copied %llu\n", (unsigned long long)bytes, (unsigned long long)zcrx.stats->copy_bytes);
+	return 0;
+}
