@@ -181,9 +181,8 @@ impl Buffers {
         shares: &Shares,
     ) -> core::result::Result<(), NotHeld> {
         let old = self.update(index, |by, count| Some(pack(by, count.checked_sub(1)?)));
-        match old.ok_or(NotHeld)? {
-            (slot, 1) => shares.release(slot),
-            _ => {}
+        if let (slot, 1) = old.ok_or(NotHeld)? {
+            shares.release(slot);
         }
         Ok(())
     }

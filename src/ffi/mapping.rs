@@ -248,7 +248,9 @@ mod tests {
         Producer, //
     };
 
-    fn pair(entries: u32) -> Result<(Producer<Mapping<u64>>, Consumer<Mapping<u64>>)> {
+    type Pair = (Producer<Mapping<u64>>, Consumer<Mapping<u64>>);
+
+    fn pair(entries: u32) -> Result<Pair> {
         let ring = Mapping::new(entries)?;
         Ok((Producer::new(ring.share()), Consumer::new(ring)))
     }

@@ -49,6 +49,9 @@ int netgpu_device_open(u32 ifindex, void *context, struct netgpu_device **out)
 
 	netdev_lock(dev->netdev);
 	dev->dma = netdev_queue_get_dma_dev(dev->netdev, 0, NETDEV_QUEUE_TYPE_RX);
+	/* A device that is down may have no queues to ask. Opening one checks again. */
+	if (!dev->dma && !netif_running(dev->netdev) && dev->netdev->dev.parent && dev->netdev->dev.parent->dma_mask)
+		dev->dma = dev->netdev->dev.parent;
 	get_device(dev->dma);
 	netdev_unlock(dev->netdev);
 	if (!dev->dma) {
