@@ -260,10 +260,18 @@ struct netgpu_open_queue {
  * @completion_mmap_len: out: length of that mapping
  * @reserved2: zero
  *
- * With an rx ring, received bytes appear on it, and recv(2) moves what is
- * waiting to the ring and then answers 0 at the end of the stream, -EAGAIN
- * before it, or the socket's error. poll(2) reports POLLIN while the ring holds
- * entries or recv(2) would move or report something.
+ * With an rx ring, received bytes appear on it, urgent ones in their place in
+ * the stream. recv(2) takes back what the context's fill rings hold, moves what
+ * is waiting to the rx ring and then answers 0 at the end of the stream,
+ * -EAGAIN before it, or the socket's error. poll(2) reports POLLIN while the
+ * ring holds entries or bytes are waiting.
+ *
+ * A socket stops delivering, and so closes its TCP window, when its rx ring is
+ * full, when it has delivered its share of buffers and they have not been given
+ * back, or when there is no buffer to copy into. The share is half of the
+ * buffers that were ever donated to the context, divided by the number of its
+ * sockets with an rx ring. Up to an eighth of the donated buffers, at most 128,
+ * are kept for copies of what did not come through a queue of the context.
  *
  * With a completion ring, sendmsg(2) with MSG_ZEROCOPY sends from the context's
  * regions: -EFAULT when some byte lies outside, -ENOBUFS while as many sends
