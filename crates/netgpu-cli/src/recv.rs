@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -61,8 +61,9 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 const BATCH: usize = 256;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let signals = Signals::catch()?;
+    // Opening may wait for the other end of a pipe, and there is nothing to put back yet: signals end that as ever.
     let mut output = Output::open(arguments)?;
+    let signals = Signals::catch()?;
 
     let backing = if arguments.huge {
         Backing::Huge2M
@@ -97,9 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         queue.number(),
         arguments.dev
     );
-    signals.wait(&listener, PollFlags::IN)?;
-    let (stream, peer) = listener.accept().context("cannot accept a connection")?;
-    drop(listener);
+    let (stream, peer) = accept(listener, &signals)?;
     tracing::info!("connection from {peer}");
 
     let config = SocketConfig {
@@ -174,65 +173,81 @@ fn listen(arguments: &Arguments, region: usize) -> Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Accepts one connection; nobody else can connect after it.
+fn accept(listener: TcpListener, signals: &Signals) -> Result<(TcpStream, SocketAddr)> {
+    const WHAT: &str = "cannot accept a connection";
+    // A connection that is there may be gone when it is to be accepted: that must not wait deaf to signals.
+    listener.set_nonblocking(true).context(WHAT)?;
+    loop {
+        signals.wait(&listener, PollFlags::IN)?;
+        match listener.accept() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            accepted => return accepted.context(WHAT),
+        }
+    }
+}
+
 /// Where received bytes go.
-enum Output {
-    None,
-    /// Writing to it does not wait long, so whole batches are written at once.
-    File(File),
-    /// Whoever reads it may be slow: written to when it takes something, so that a signal is heard in between.
-    Stream(File),
-    /// As `Stream`; the summary must not get in between.
-    Stdout(File),
+struct Output {
+    file: Option<File>,
+    /// Writing may have to wait for who reads at the other end.
+    waits: bool,
+    is_stdout: bool,
 }
 
 impl Output {
     fn open(arguments: &Arguments) -> Result<Self> {
-        match arguments.output.to_str() {
-            Some("none") => return Ok(Self::None),
-            Some("-") => {
-                let stdout = io::stdout().as_fd().try_clone_to_owned();
-                return Ok(Self::Stdout(stdout.context("cannot use stdout")?.into()));
-            }
-            _ => {}
+        let path = &arguments.output;
+        let is_stdout = path.as_os_str() == "-";
+        let file = if path.as_os_str() == "none" {
+            None
+        } else if is_stdout {
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            Some(stdout.context("cannot use stdout")?.into())
+        } else {
+            Some(File::create(path).with_context(|| format!("cannot create {}", path.display()))?)
+        };
+        let mut waits = false;
+        if let Some(file) = &file {
+            let mode = rustix::fs::fstat(file)
+                .context("cannot use the output")?
+                .st_mode;
+            waits = FileType::from_raw_mode(mode) != FileType::RegularFile;
         }
-        let path = arguments.output.display();
-        let file =
-            File::create(&arguments.output).with_context(|| format!("cannot create {path}"))?;
-        let kind = rustix::fs::fstat(&file)
-            .with_context(|| format!("cannot use {path}"))?
-            .st_mode;
-        Ok(match FileType::from_raw_mode(kind) {
-            FileType::RegularFile => Self::File(file),
-            _ => Self::Stream(file),
+        Ok(Self {
+            file,
+            waits,
+            is_stdout,
         })
     }
 
     /// Writes straight from registered memory.
     fn write(&mut self, pieces: &[Piece], signals: &Signals) -> Result<()> {
-        match self {
-            Self::None => {}
-            Self::File(file) => {
-                let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-                write_all(file, &mut slices).context("cannot write the output")?;
-            }
-            Self::Stream(file) | Self::Stdout(file) => {
-                // A pipe that can be written to takes PIPE_BUF bytes without waiting, see pipe(7).
-                for part in pieces
-                    .iter()
-                    .flat_map(|piece| piece.chunks(rustix::pipe::PIPE_BUF))
-                {
-                    signals.wait(&*file, PollFlags::OUT)?;
-                    file.write_all(part).context("cannot write the output")?;
-                }
-            }
+        const WHAT: &str = "cannot write the output";
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        if !self.waits {
+            let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            return write_all(file, &mut slices).context(WHAT);
+        }
+        // A pipe that can be written to takes PIPE_BUF bytes without waiting, see pipe(7): signals are heard between.
+        for part in pieces
+            .iter()
+            .flat_map(|piece| piece.chunks(rustix::pipe::PIPE_BUF))
+        {
+            signals.wait(&*file, PollFlags::OUT)?;
+            file.write_all(part).context(WHAT)?;
         }
         Ok(())
     }
 
+    /// Prints a line of results where it does not get into the data.
     fn print(&self, line: &str) {
-        match self {
-            Self::Stdout(_) => eprintln!("{line}"),
-            Self::None | Self::File(_) | Self::Stream(_) => println!("{line}"),
+        if self.is_stdout {
+            eprintln!("{line}");
+        } else {
+            println!("{line}");
         }
     }
 }

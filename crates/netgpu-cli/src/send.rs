@@ -47,8 +47,9 @@ const CHUNK: usize = 256 << 10;
 const SENDS: u32 = 1024;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let signals = Signals::catch()?;
+    // Opening may wait for the other end of a pipe, and there is nothing to put back yet: signals end that as ever.
     let mut input = Input::open(arguments)?;
+    let signals = Signals::catch()?;
 
     let backing = if arguments.huge {
         Backing::Huge2M

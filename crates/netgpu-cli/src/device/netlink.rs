@@ -78,9 +78,9 @@ impl Ethtool {
         router
             .enable_ext_ack(true)
             .context("cannot ask netlink for its messages")?;
-        let family = router.resolve_genl_family("ethtool").map_err(|_| {
-            anyhow!("this kernel has no ethtool netlink; is CONFIG_ETHTOOL_NETLINK on?")
-        })?;
+        let family = router
+            .resolve_genl_family("ethtool")
+            .context("this kernel does not offer ethtool's netlink (CONFIG_ETHTOOL_NETLINK)")?;
         Ok(Self {
             router,
             family,
