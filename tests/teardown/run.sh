@@ -55,6 +55,7 @@ free_memory() {
 # One violent end, with a few megabytes already through and more on the way; then the module goes.
 kill_once() {
 	local victim="$1" from
+	modprobe netgpu
 	case $victim in
 	receiver | its_peer)
 		receiver "$(address ours 4 7001)" --memory 8M
@@ -81,7 +82,6 @@ kill_once() {
 	until_true 10 pinned_is "$pinned_at_first"
 	until_true 10 module_unload
 	nic_reset
-	modprobe netgpu
 }
 
 kill_and_unload() {
@@ -99,6 +99,7 @@ kill_and_unload() {
 		done
 	done
 	nic_ping
+	modprobe netgpu
 	if [ "$memory_before" != 0 ]; then
 		memory=$(kernel_memory)
 		free=$(free_memory)
@@ -112,6 +113,7 @@ kill_and_unload() {
 # The module does not go while it is in use, and comes to no harm from being asked.
 unload_in_use() {
 	local from
+	modprobe netgpu
 	receiver "$(address ours 4 7003)" --memory 8M
 	from=$(rx_bytes)
 	peer_sender plain "$(address ours 4 7003)" --bytes 100000000000
@@ -128,6 +130,7 @@ unload_in_use() {
 # The device goes while it receives: the program is told, ends by itself, and the device comes back.
 unbind() {
 	local direction="$1" from pci
+	modprobe netgpu
 	pci=$(basename "$(readlink "/sys/class/net/$NETGPU_DEV/device")")
 	if [ "$direction" = receiving ]; then
 		receiver "$(address ours 4 7004)" --memory 8M
@@ -152,7 +155,6 @@ unbind() {
 	until_true 60 device_back "$pci"
 	NETGPU_DEV=$(basename "/sys/bus/pci/devices/$pci/net/"*)
 	nic_configure
-	modprobe netgpu
 }
 
 device_back() {
@@ -162,6 +164,7 @@ device_back() {
 # With the device's name, which unbinding may have changed.
 still_works() {
 	local line
+	modprobe netgpu
 	NETGPU_DEV=$(nic_devices | sed -n 1p)
 	receiver "$(address ours 4 7006)"
 	peer_sender padded "$(address ours 4 7006)" --bytes 16777216
