@@ -145,8 +145,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             meter.bytes()
         );
     }
+    let summary = meter.finish(zero_copy, copied);
     tracing::info!("{counters:?} {:?}", queue.statistics()?);
-    output.print(&meter.finish(zero_copy, copied).line(arguments.json));
+    output.print(&summary.line(arguments.json));
     Ok(())
 }
 

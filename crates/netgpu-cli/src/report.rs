@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -85,9 +85,6 @@ impl Meter {
 
     /// Stops the clock.
     pub(crate) fn finish(self, zero_copy: u64, copied: u64) -> Summary {
-        if let Some(bar) = self.bar {
-            bar.finish_and_clear();
-        }
         Summary {
             direction: self.direction,
             bytes: self.bytes,
@@ -116,7 +113,10 @@ fn bar(direction: Direction, total: Option<u64>) -> ProgressBar {
         ),
     };
     let style = ProgressStyle::with_template(template).expect("the template is well-formed");
-    bar.with_style(style).with_prefix(direction.to_string())
+    bar.with_style(style)
+        .with_prefix(direction.to_string())
+        // Nothing stays of it, so that whatever is said next starts a line.
+        .with_finish(ProgressFinish::AndClear)
 }
 
 /// The result of moving one stream.

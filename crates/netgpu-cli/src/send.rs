@@ -129,8 +129,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             counters.tx_zerocopy
         );
     };
+    let summary = meter.finish(zero_copy, copied);
     tracing::info!("{counters:?}");
-    println!("{}", meter.finish(zero_copy, copied).line(arguments.json));
+    println!("{}", summary.line(arguments.json));
     Ok(())
 }
 
