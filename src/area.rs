@@ -6,7 +6,7 @@
 //! lock of an area is held for bookkeeping only, never while user memory is touched.
 
 use crate::{
-    ffi::pages::Pages,
+    ffi::pinned::Pages,
     span::Span, //
 };
 use kernel::{

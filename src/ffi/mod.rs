@@ -18,6 +18,7 @@ pub(crate) mod lock;
 pub(crate) mod mapping;
 pub(crate) mod module;
 pub(crate) mod pages;
+pub(crate) mod pinned;
 pub(crate) mod rcu;
 pub(crate) mod send;
 pub(crate) mod sock;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pinned pages, and their life as network memory of a device.
+//! Pages as network memory of a device, and what the stack hands us of it.
 
 use super::{
     abi,
@@ -14,8 +14,7 @@ use crate::{
         Buffers,
         Shares, //
     },
-    context::Context,
-    span::Span, //
+    context::Context, //
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -23,39 +22,6 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-
-/// Pinned pages of user memory, charged to its owner.
-///
-/// # Invariants
-///
-/// Holds pages that `netgpu_pages_pin()` pinned.
-pub(crate) struct Pages(NonNull<abi::netgpu_pages>);
-
-// SAFETY: The pages do not change once pinned and may be released by any process.
-unsafe impl Send for Pages {}
-// SAFETY: As above.
-unsafe impl Sync for Pages {}
-
-impl Pages {
-    /// Pins the pages of `span` in the current process.
-    pub(crate) fn pin(span: Span) -> Result<Self> {
-        let mut out = core::ptr::null_mut();
-        // SAFETY: A span is made of whole pages and does not overflow, and we are in a process: user
-        // space is asking.
-        to_result(unsafe {
-            abi::netgpu_pages_pin(span.start() as u64, span.len() as u64, &mut out)
-        })?;
-        // INVARIANT: Pinned by the call above.
-        Ok(Self(NonNull::new(out).ok_or(EFAULT)?))
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants. All users of the pages hold `self`.
-        unsafe { abi::netgpu_pages_unpin(self.0.as_ptr()) };
-    }
-}
 
 /// What became of a buffer after a reference was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +85,8 @@ impl Map {
         to_result(unsafe {
             abi::netgpu_map_create(
                 device.as_raw(),
-                region.pages.0.as_ptr(),
+                region.pages.as_raw(),
+                region.span.buffers(),
                 context.as_raw(),
                 attachment.cast(),
                 &mut out,

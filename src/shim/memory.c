@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Pinned pages, their DMA mapping, and a net_iov for each. */
+/* The DMA mapping of pinned pages, and a net_iov for each. */
 #include <linux/backing-dev.h>
 #include <linux/dma-mapping.h>
 #include <linux/hugetlb_inline.h>
 #include <linux/mm.h>
-#include <linux/sched/mm.h>
-#include <linux/sched/user.h>
 #include <linux/slab.h>
 #include <net/page_pool/helpers.h>
 
@@ -13,99 +11,11 @@
 
 static_assert(PAGE_SIZE == NETGPU_BUFFER_SIZE && PAGE_SHIFT == NETGPU_BUFFER_SHIFT);
 
-/*
- * Whether the span is mapped and can be pinned, before anything is spent on it: pin_user_pages() reports files that
- * cannot be pinned for long like addresses that are not mapped.
- */
-static int netgpu_span_check(unsigned long start, unsigned long end)
+/* As gup decides: pages that a file system writes back cannot stay writable for ever. */
+bool netgpu_vma_written_back(struct vm_area_struct *vma)
 {
-	struct mm_struct *mm = current->mm;
-	struct vm_area_struct *vma;
-
-	guard(mmap_read_lock)(mm);
-	for (; start < end; start = vma->vm_end) {
-		vma = vma_lookup(mm, start);
-		if (!vma || !(vma->vm_flags & VM_WRITE))
-			return -EFAULT;
-		/* As gup decides: pages that a file system writes back cannot stay writable for ever. */
-		if (vma->vm_file && (vma->vm_flags & VM_SHARED) && !is_vm_hugetlb_page(vma) &&
-		    mapping_can_writeback(vma->vm_file->f_mapping))
-			return -EOPNOTSUPP;
-	}
-	return 0;
-}
-
-/* Charges @n pages as io_uring does: to the user's locked memory, unless that is unlimited, and to the process's pinned. */
-static int netgpu_pages_charge(struct netgpu_pages *pages, unsigned int n)
-{
-	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT, old, new;
-	struct user_struct *user = current_user();
-
-	if (!capable(CAP_IPC_LOCK)) {
-		old = atomic_long_read(&user->locked_vm);
-		do {
-			new = old + n;
-			if (new > limit)
-				return -ENOMEM;
-		} while (!atomic_long_try_cmpxchg(&user->locked_vm, &old, new));
-		pages->user = get_uid(user);
-	}
-	mmgrab(current->mm);
-	pages->mm = current->mm;
-	atomic64_add(n, &pages->mm->pinned_vm);
-	pages->charged = n;
-	return 0;
-}
-
-static void netgpu_pages_uncharge(struct netgpu_pages *pages)
-{
-	if (pages->user) {
-		atomic_long_sub(pages->charged, &pages->user->locked_vm);
-		free_uid(pages->user);
-	}
-	if (pages->mm) {
-		atomic64_sub(pages->charged, &pages->mm->pinned_vm);
-		mmdrop(pages->mm);
-	}
-}
-
-int netgpu_pages_pin(u64 addr, u64 len, struct netgpu_pages **out)
-{
-	unsigned long n = len >> PAGE_SHIFT;
-	struct netgpu_pages *pages;
-	long got;
-	int err;
-
-	err = netgpu_span_check(addr, addr + len);
-	if (err)
-		return err;
-	if (n > (INT_MAX - sizeof(*pages)) / sizeof(pages->pages[0]))
-		return -ENOMEM;
-	pages = kvzalloc_flex(*pages, pages, n, GFP_KERNEL_ACCOUNT);
-	if (!pages)
-		return -ENOMEM;
-	err = netgpu_pages_charge(pages, n);
-
-	while (!err && pages->n < n) {
-		got = pin_user_pages_fast(addr + ((u64)pages->n << PAGE_SHIFT), n - pages->n,
-					  FOLL_WRITE | FOLL_LONGTERM, pages->pages + pages->n);
-		if (got > 0)
-			pages->n += got;
-		else
-			err = got ?: -EFAULT;
-	}
-	if (err)
-		netgpu_pages_unpin(pages);
-	else
-		*out = pages;
-	return err;
-}
-
-void netgpu_pages_unpin(struct netgpu_pages *pages)
-{
-	unpin_user_pages_dirty_lock(pages->pages, pages->n, true);
-	netgpu_pages_uncharge(pages);
-	kvfree(pages);
+	return vma->vm_file && (vma->vm_flags & VM_SHARED) && !is_vm_hugetlb_page(vma) &&
+	       mapping_can_writeback(vma->vm_file->f_mapping);
 }
 
 static void netgpu_niov_get(struct net_iov *niov)
@@ -160,7 +70,7 @@ static int netgpu_map_fill(struct netgpu_map *map)
 	return 0;
 }
 
-int netgpu_map_create(struct netgpu_device *dev, struct netgpu_pages *pages, void *context, void *attachment,
+int netgpu_map_create(struct netgpu_device *dev, struct page **pages, u32 n, void *context, void *attachment,
 		      struct netgpu_map **out)
 {
 	struct netgpu_map *map;
@@ -175,14 +85,13 @@ int netgpu_map_create(struct netgpu_device *dev, struct netgpu_pages *pages, voi
 	map->dma = dev->dma;
 	map->tx_dev = dev->netdev;
 	map->nia.ops = &netgpu_area_ops;
-	map->nia.num_niovs = pages->n;
+	map->nia.num_niovs = n;
 
 	err = -ENOMEM;
-	map->nia.niovs = kvzalloc_objs(map->nia.niovs[0], pages->n, GFP_KERNEL_ACCOUNT);
+	map->nia.niovs = kvzalloc_objs(map->nia.niovs[0], n, GFP_KERNEL_ACCOUNT);
 	if (!map->nia.niovs)
 		goto err;
-	if (sg_alloc_table_from_pages(&map->sgt, pages->pages, pages->n, 0, (unsigned long)pages->n << PAGE_SHIFT,
-				      GFP_KERNEL_ACCOUNT))
+	if (sg_alloc_table_from_pages(&map->sgt, pages, n, 0, (unsigned long)n << PAGE_SHIFT, GFP_KERNEL_ACCOUNT))
 		goto err;
 	if (dma_map_sgtable(map->dma, &map->sgt, DMA_BIDIRECTIONAL, DMA_ATTR_SKIP_CPU_SYNC)) {
 		err = -EIO;
@@ -256,5 +165,5 @@ void netgpu_buffer_give(struct netgpu_map *map, u32 index, struct page_pool *poo
 
 void netgpu_buffer_write(struct netgpu_map *map, u32 index, u32 offset, const void *src, u32 len)
 {
-	memcpy_to_page(map->pages->pages[index], offset, src, len);
+	memcpy_to_page(map->pages[index], offset, src, len);
 }

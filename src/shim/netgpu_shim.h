@@ -16,9 +16,11 @@
 #include <linux/netgpu.h>
 
 struct file;
+struct page;
 struct page_pool;
 struct sock;
 struct spinlock;
+struct vm_area_struct;
 struct workqueue_struct;
 
 /* The ioctl numbers, as numbers. */
@@ -58,25 +60,19 @@ void netgpu_unlock_bh(struct spinlock *lock);
 
 /* memory.c: pinned pages, and what makes network memory of them */
 
-struct netgpu_pages;
 struct netgpu_map;
 
-/*
- * Process context of the memory's owner. Pins the pages of [@addr, @addr + @len), whole pages, for reading and writing,
- * and charges them to RLIMIT_MEMLOCK.
- */
-int netgpu_pages_pin(u64 addr, u64 len, struct netgpu_pages **out);
-/* Process context. Marks the pages dirty, releases them and the charge. */
-void netgpu_pages_unpin(struct netgpu_pages *pages);
+/* Process context, mmap lock held. Whether a file system writes the mapping back, so that it cannot be pinned for long. */
+bool netgpu_vma_written_back(struct vm_area_struct *vma);
 
 struct netgpu_device;
 
 /*
- * Process context. Maps @pages, one buffer each, for DMA in both directions by the device and makes a net_iov of each.
+ * Process context. Maps the @n @pages, one buffer each, for DMA in both directions by the device and makes a net_iov of each.
  * @pages must outlive the map; @context and @attachment are handed back in the calls below. -EIO: only bounce buffers
  * would reach the memory.
  */
-int netgpu_map_create(struct netgpu_device *dev, struct netgpu_pages *pages, void *context, void *attachment,
+int netgpu_map_create(struct netgpu_device *dev, struct page **pages, u32 n, void *context, void *attachment,
 		      struct netgpu_map **out);
 /* Any context. From here on no fragment of the map may be sent. */
 void netgpu_map_revoke(struct netgpu_map *map);

@@ -39,17 +39,9 @@ struct netgpu_device {
 /* The network device with a reference for the caller, or NULL when it is gone. */
 struct net_device *netgpu_netdev_get(struct netgpu_device *dev, netdevice_tracker *tracker);
 
-struct netgpu_pages {
-	struct user_struct *user;	/* whose locked memory they count as; NULL: nobody's */
-	struct mm_struct *mm;		/* whose pinned memory they count as */
-	unsigned int charged;
-	unsigned int n;
-	struct page *pages[];
-};
-
 struct netgpu_map {
 	struct net_iov_area nia;
-	struct netgpu_pages *pages;
+	struct page **pages;
 	void *context;
 	void *attachment;
 	struct device *dma;
