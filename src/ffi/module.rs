@@ -3,9 +3,12 @@
 //! What belongs to the module as a whole: its work queue, its ULP, and references to its code.
 
 use super::abi;
+use crate::LocalModule;
 use core::ptr::NonNull;
 use kernel::{
+    bindings,
     error::to_result,
+    module::this_module,
     prelude::*,
     sync::atomic::{
         Atomic,
@@ -15,14 +18,14 @@ use kernel::{
 };
 
 /// The work queue, from [`WorkQueue::start`] until the module is gone.
-static WORK_QUEUE: Atomic<*mut abi::workqueue_struct> = Atomic::new(core::ptr::null_mut());
+static WORK_QUEUE: Atomic<*mut bindings::workqueue_struct> = Atomic::new(core::ptr::null_mut());
 
 /// The module's own work queue: final drops happen there (see [`super::late`]).
 ///
 /// # Invariants
 ///
-/// Holds a work queue that `netgpu_workqueue_start()` made and that [`WORK_QUEUE`] names.
-pub(crate) struct WorkQueue(NonNull<abi::workqueue_struct>);
+/// Holds a work queue that [`Self::start`] made and that [`WORK_QUEUE`] names.
+pub(crate) struct WorkQueue(NonNull<bindings::workqueue_struct>);
 
 // SAFETY: Work queues may be used from any thread.
 unsafe impl Send for WorkQueue {}
@@ -32,8 +35,14 @@ unsafe impl Sync for WorkQueue {}
 impl WorkQueue {
     /// Starts the work queue. For module init, before anything that could need it.
     pub(crate) fn start() -> Result<Self> {
-        // SAFETY: Module init calls us once.
-        let wq = unsafe { abi::netgpu_workqueue_start() };
+        // SAFETY: The name has no format directives.
+        let wq = unsafe {
+            bindings::alloc_workqueue_noprof(
+                c"netgpu".as_char_ptr(),
+                bindings::wq_flags_WQ_UNBOUND,
+                0,
+            )
+        };
         let wq = NonNull::new(wq).ok_or(ENOMEM)?;
         WORK_QUEUE.store(wq.as_ptr(), Relaxed);
         // INVARIANT: Stored just now, and by nobody else.
@@ -43,9 +52,9 @@ impl WorkQueue {
 
 impl Drop for WorkQueue {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants it is a work queue of the shim. The module is being unloaded,
-        // so nothing is left that could queue work: each object that does holds the module.
-        unsafe { abi::netgpu_workqueue_stop(self.0.as_ptr()) };
+        // SAFETY: By the type invariants it is a work queue. The module is being unloaded, so nothing is left that
+        // could queue work: each object that does holds the module. This waits for what is queued.
+        unsafe { bindings::destroy_workqueue(self.0.as_ptr()) };
     }
 }
 
@@ -54,7 +63,7 @@ pub(super) fn work_queue() -> &'static Queue {
     let wq = WORK_QUEUE.load(Relaxed);
     // SAFETY: Callers hold objects that exist only between `WorkQueue::start()` and the end of the
     // module, which waits for them; so `wq` is a work queue, and stays one for as long as they need.
-    unsafe { Queue::from_raw(wq.cast()) }
+    unsafe { Queue::from_raw(wq) }
 }
 
 /// Keeps the module's code in memory.
@@ -67,7 +76,7 @@ impl ModuleRef {
     /// Takes a reference; the caller runs in the module and so has another.
     pub(crate) fn new() -> Self {
         // SAFETY: Code of the module is running, so it is live.
-        unsafe { abi::netgpu_module_get() };
+        unsafe { bindings::__module_get(this_module::<LocalModule>().as_ptr()) };
         Self(())
     }
 }
@@ -75,7 +84,7 @@ impl ModuleRef {
 impl Drop for ModuleRef {
     fn drop(&mut self) {
         // SAFETY: `new()` took the reference.
-        unsafe { abi::netgpu_module_put() };
+        unsafe { bindings::module_put(this_module::<LocalModule>().as_ptr()) };
     }
 }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Module reference, work queue, locks, and whether this kernel will do. */
+/* Whether this kernel will do, and its locks. */
 #include <linux/module.h>
 #include <linux/spinlock.h>
-#include <linux/workqueue.h>
 
 #include "shim.h"
 
@@ -15,26 +14,6 @@ const char *netgpu_missing_patch(void)
 	    !net_mp_niov_clear_page_pool || !netdev_queue_get_dma_dev)
 		return "net: export what a memory provider in a module needs";
 	return NULL;
-}
-
-void netgpu_module_get(void)
-{
-	__module_get(THIS_MODULE);
-}
-
-void netgpu_module_put(void)
-{
-	module_put(THIS_MODULE);
-}
-
-struct workqueue_struct *netgpu_workqueue_start(void)
-{
-	return alloc_workqueue("netgpu", WQ_UNBOUND, 0);
-}
-
-void netgpu_workqueue_stop(struct workqueue_struct *wq)
-{
-	destroy_workqueue(wq);
 }
 
 void netgpu_lock_bh(struct spinlock *lock)

@@ -21,7 +21,6 @@ struct page_pool;
 struct sock;
 struct spinlock;
 struct vm_area_struct;
-struct workqueue_struct;
 
 /* The ioctl numbers, as numbers. */
 enum {
@@ -45,14 +44,6 @@ enum {
 
 /* Module init. Names the kernel patch without which this kernel cannot run us; NULL: none is missing. */
 const char *netgpu_missing_patch(void);
-
-/* Process context. A reference to this module, which code of this module can drop on the work queue only. */
-void netgpu_module_get(void);
-void netgpu_module_put(void);
-
-/* Module init and exit. Stopping waits for all work that was queued. NULL: no memory. */
-struct workqueue_struct *netgpu_workqueue_start(void);
-void netgpu_workqueue_stop(struct workqueue_struct *wq);
 
 /* Any context but hard interrupts. */
 void netgpu_lock_bh(struct spinlock *lock);
