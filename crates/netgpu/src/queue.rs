@@ -51,7 +51,8 @@ pub(crate) struct QueueShared {
 #[derive(Debug)]
 struct Fill {
     ring: Producer<Mapped<sys::netgpu_fill_entry>>,
-    /// What had no room on the ring, in order. The kernel works a full ring off, so this moves with the next return.
+    /// What had no room on the ring, in order. The kernel works a full ring off; this moves with the next return, and
+    /// before a socket waits.
     waiting: VecDeque<sys::netgpu_fill_entry>,
 }
 
@@ -177,6 +178,11 @@ impl QueueShared {
     /// Returns a delivery to the kernel, by any address in it.
     pub(crate) fn give_back(&self, address: u64) {
         self.fill().give(std::iter::once(address));
+    }
+
+    /// Shows the kernel returns that had no room on the ring, as far as there is room now.
+    pub(crate) fn give_waiting(&self) {
+        self.fill().give(std::iter::empty());
     }
 
     pub(crate) fn context(&self) -> &Arc<ContextShared> {

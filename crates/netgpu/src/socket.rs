@@ -385,8 +385,10 @@ impl Socket {
 }
 
 impl Rx {
-    /// Has the kernel move to the ring what waits in the socket, and learns whether the stream has ended.
+    /// Has the kernel take returned buffers back and move to the ring what waits in the socket, and learns whether the
+    /// stream has ended.
     fn resume(&mut self, stream: &TcpStream) {
+        self.queue.give_waiting();
         // On an attached socket no bytes are returned: they go to the ring.
         let mut nothing = [0u8; 1];
         loop {
@@ -445,6 +447,9 @@ impl Drop for Socket {
 }
 
 /// Received bytes, in place. Dropping it returns the buffer to the kernel.
+///
+/// Pieces are to be dropped soon: a socket whose pieces fill its share of the donated buffers (see struct
+/// netgpu_attach_socket in the header of the user API) delivers nothing until some are back.
 #[derive(Debug)]
 pub struct Piece {
     held: Held,
