@@ -12,7 +12,7 @@ const char *netgpu_missing_patch(void)
 {
 	if (!netif_mp_open_rxq || !netif_mp_close_rxq || !net_mp_niov_set_dma_addr || !net_mp_niov_set_page_pool ||
 	    !net_mp_niov_clear_page_pool || !netdev_queue_get_dma_dev)
-		return "net: export what a memory provider in a module needs";
+		return "net: export the memory provider interface";
 	return NULL;
 }
 

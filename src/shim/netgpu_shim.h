@@ -53,14 +53,14 @@ void netgpu_unlock_bh(struct spinlock *lock);
 
 struct netgpu_map;
 
-/* Process context, mmap lock held. Whether a file system writes the mapping back, so that it cannot be pinned for long. */
+/* Process context, mmap lock held. Whether a file system writes the mapping back: then it cannot be pinned for long. */
 bool netgpu_vma_written_back(struct vm_area_struct *vma);
 
 struct netgpu_device;
 
 /*
- * Process context. Maps the @n @pages, one buffer each, for DMA in both directions by the device and makes a net_iov of each.
- * @pages must outlive the map; @context and @attachment are handed back in the calls below. -EIO: only bounce buffers
+ * Process context. Maps the @n @pages, one buffer each, for DMA in both directions and makes a net_iov of each. @pages
+ * must outlive the map; @context and @attachment are handed back in the calls below. -EIO: only bounce buffers
  * would reach the memory.
  */
 int netgpu_map_create(struct netgpu_device *dev, struct page **pages, u32 n, void *context, void *attachment,
@@ -99,8 +99,8 @@ void netgpu_context_put(void *context);
 /* device.c */
 
 /*
- * Process context. Opens network device @ifindex of the caller's network namespace for @context. -ENODEV: no such device;
- * -EOPNOTSUPP: it has no DMA device.
+ * Process context. Opens network device @ifindex of the caller's network namespace for @context. -ENODEV: no such
+ * device; -EOPNOTSUPP: it has no DMA device.
  */
 int netgpu_device_open(u32 ifindex, void *context, struct netgpu_device **out);
 /* Process context, takes rtnl. From success on calls netgpu_device_gone(); -ENODEV: the device is going already. */
@@ -145,9 +145,9 @@ bool netgpu_queue_close(struct netgpu_device *dev, void *queue, u32 index);
 int netgpu_pool_init(void *queue, const void *dma, bool usable);
 /* Rust. Process context. A page pool is gone and gives its reference back. */
 void netgpu_pool_destroy(void *queue);
-/* Rust. Softirq mostly. Moves buffers into the empty cache of @pool, at most @max, and returns how many. Never sleeps. */
+/* Rust. Softirq mostly, never sleeps. Moves at most @max buffers into the empty cache of @pool; returns how many. */
 u32 netgpu_pool_refill(void *queue, struct page_pool *pool, u32 max);
-/* Rust. Softirq or process context. The pool gives a buffer back, which then has the one reference of its new owner. */
+/* Rust. Softirq or process context. The pool gives a buffer back, which has one reference for its new owner. */
 void netgpu_pool_release(void *attachment, u32 index);
 /* Rust. Process context under the device's lock: the device closes the queue for good. */
 void netgpu_queue_uninstalled(void *queue);
@@ -203,8 +203,6 @@ struct netgpu_piece {
 void netgpu_rx_read(struct sock *sk, void *socket);
 /* Socket lock held. Wakes who polls the socket. */
 void netgpu_rx_wake(struct sock *sk, void *socket);
-/* Socket lock held. Whether bytes wait on the socket. */
-bool netgpu_rx_pending(struct sock *sk);
 /* Rust. Socket lock held, softirq or process context. New bytes wait on the socket. Never sleeps. */
 void netgpu_rx_ready(void *socket, struct sock *sk);
 /*

@@ -89,7 +89,7 @@ void netgpu_rx_read(struct sock *sk, void *socket)
 	struct netgpu_rx_reader reader = { .sk = sk, .socket = socket };
 	read_descriptor_t desc = { .arg.data = &reader, .count = 1 };
 
-	/* Urgent data is part of the stream here, as with SO_OOBINLINE; else reading would stop in front of it for good. */
+	/* Urgent data is part of the stream, as with SO_OOBINLINE; else reading would stop in front of it for good. */
 	WRITE_ONCE(tcp_sk(sk)->urg_data, 0);
 	tcp_read_sock(sk, &desc, netgpu_rx_actor);
 }
@@ -99,14 +99,14 @@ void netgpu_rx_wake(struct sock *sk, void *socket)
 	netgpu_ulp_of(sk)->data_ready(sk);
 }
 
-bool netgpu_rx_pending(struct sock *sk)
+static bool netgpu_rx_pending(struct sock *sk)
 {
 	return !skb_queue_empty(&sk->sk_receive_queue);
 }
 
 /*
- * Socket lock held: by softirq, or owned by the task that works off the backlog. TCP is done with the packet when it calls
- * this, so both may read.
+ * Socket lock held: by softirq, or owned by the task that works off the backlog. TCP is done with the packet when it
+ * calls this, so both may read.
  */
 void netgpu_data_ready(struct sock *sk)
 {
@@ -137,9 +137,9 @@ int netgpu_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 		return ulp->base->recvmsg(sk, msg, len, flags);
 	}
 	err = netgpu_rx_kick(ulp->socket, sk);
-	if (!err && netgpu_rx_pending(sk))
+	if (!err && netgpu_rx_pending(sk)) {
 		err = -EAGAIN;
-	else if (!err && !sock_flag(sk, SOCK_DONE)) {
+	} else if (!err && !sock_flag(sk, SOCK_DONE)) {
 		if (sk->sk_err)
 			err = sock_error(sk);
 		else if (sk->sk_shutdown & RCV_SHUTDOWN)

@@ -20,7 +20,8 @@
  */
 int netif_mp_open_rxq(struct net_device *dev, unsigned int rxq_idx, const struct pp_memory_provider_params *p,
 		      struct netlink_ext_ack *extack) __weak;
-void netif_mp_close_rxq(struct net_device *dev, unsigned int rxq_idx, const struct pp_memory_provider_params *old_p) __weak;
+void netif_mp_close_rxq(struct net_device *dev, unsigned int rxq_idx,
+			const struct pp_memory_provider_params *old_p) __weak;
 bool net_mp_niov_set_dma_addr(struct net_iov *niov, dma_addr_t addr) __weak;
 void net_mp_niov_set_page_pool(struct page_pool *pool, struct net_iov *niov) __weak;
 void net_mp_niov_clear_page_pool(struct net_iov *niov) __weak;

@@ -21,7 +21,7 @@ static struct {
 
 /* The attach under way. ULP init has no argument: it knows its own attach by the task and the socket. */
 static struct {
-	struct mutex lock;
+	struct mutex lock;	/* held while an attach is under way */
 	struct task_struct *task;
 	struct sock *sk;
 	struct netgpu_ulp *ulp;
