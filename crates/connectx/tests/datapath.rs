@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Packets from port to port, by a driver that can also do what Linux never does.
+
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod driver;
+
+use std::time::{Duration, Instant};
+
+use connectx::bits::Fields;
+use driver::{Message, Setup, eventually};
+
+const PAUSE: Duration = Duration::from_millis(20);
+const L3: u8 = 0x40;
+const L4: u8 = 0x80;
+const SEND: u8 = 0x0a;
+const LARGE_SEND: u8 = 0x0e;
+
+/// One's-complement sum of big-endian words, the slow and plain way.
+fn sum(bytes: &[u8]) -> u16 {
+    let mut sum = 0u32;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Ethernet, IPv4 and TCP headers for `payload` bytes, checksums left to the device.
+fn headers(payload: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 54];
+    bytes[..14].copy_from_slice(&[2, 0x43, 0x58, 0, 0, 2, 2, 0x43, 0x58, 0, 0, 1, 8, 0]);
+    bytes[14] = 0x45;
+    bytes[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
+    bytes[22..24].copy_from_slice(&[64, 6]);
+    bytes[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+    bytes[34..38].copy_from_slice(&[0x12, 0x34, 0x14, 0x51]);
+    bytes[46..48].copy_from_slice(&[5 << 4, 0x18]);
+    bytes
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i * 31 + i / 256) as u8).collect()
+}
+
+/// Checks a received TCP packet: both checksums right, and the completion's sum of all bytes.
+fn check(packet: &[u8], completion: &[u8]) {
+    let end = 14 + usize::from(Fields(packet).u16(16));
+    assert_eq!(sum(&packet[14..34]), 0xffff, "IP checksum");
+    let mut pseudo = packet[26..34].to_vec();
+    pseudo.extend([0, 6]);
+    pseudo.extend(((end - 34) as u16).to_be_bytes());
+    pseudo.extend(&packet[34..end]);
+    assert_eq!(sum(&pseudo), 0xffff, "TCP checksum");
+    assert_eq!(
+        Fields(completion).u16(0x14),
+        sum(&packet[14..]),
+        "CHECKSUM_COMPLETE"
+    );
+    assert_eq!(completion[0x1c], 0b111, "all layers intact");
+    assert_eq!(Fields(completion).u32(0x2c) as usize, packet.len());
+}
+
+#[test]
+fn a_packet_is_scattered_over_the_segments_of_an_entry_in_order() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(4), b.cq(4));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 4, 0));
+    b.receive_all(&rq);
+
+    // Header, two pages, and a terminator; the header segment ends in the payload.
+    let (head, pages) = (setup.alloc(4096), setup.alloc(8192));
+    rq.post(&[
+        (0x8000_0000 | 114, head + 7),
+        (4096, pages),
+        (4096, pages + 4096),
+    ]);
+    let mut packet = headers(5001);
+    packet.extend(pattern(5001));
+    let at = setup.alloc(8192);
+    setup.write(at + 3, &packet);
+    let length = packet.len() as u32;
+    sq.post(
+        SEND,
+        L3 | L4,
+        0,
+        &[],
+        &[(60, a.key, at + 3), (length - 60, a.key, at + 63)],
+    );
+    sq.ring();
+
+    let completion = rx.wait();
+    let mut got = setup.read(head + 7, 114);
+    got.extend(setup.read(pages, packet.len() - 114));
+    check(&got, &completion);
+    assert_eq!(got[54..], packet[54..]);
+    assert_eq!(
+        setup.read(head + 7 + 114, 8),
+        [0; 8],
+        "nothing behind a segment"
+    );
+    let sent = tx.wait();
+    assert_eq!((sent[0x3f] >> 4, Fields(&sent).u16(0x3c)), (0, 0));
+}
+
+#[test]
+fn a_large_send_becomes_a_train_of_packets() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(4), b.cq(6));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 6, 1, 0));
+    b.receive_all(&rq);
+    let buffers = setup.alloc(64 * 2048);
+    for i in 0..64 {
+        rq.post(&[(2048, buffers + i * 2048)]);
+    }
+    let payload = pattern(60_001);
+    let at = setup.alloc(61_440);
+    setup.write(at, &payload);
+    // Pieces that do not fall together with the packets.
+    let data = [
+        (1001, a.key, at),
+        (40_000, a.key, at + 1001),
+        (19_000, a.key, at + 41_001),
+    ];
+    sq.post(LARGE_SEND, L3 | L4, 1448, &headers(0), &data);
+    sq.ring();
+
+    let mut got: Vec<u8> = Vec::new();
+    for i in 0..60_001usize.div_ceil(1448) {
+        let completion = rx.wait();
+        let length = Fields(&completion).u32(0x2c) as usize;
+        let packet = setup.read(buffers + i as u64 * 2048, length);
+        check(&packet, &completion);
+        assert_eq!(Fields(&packet).u32(38), got.len() as u32, "sequence");
+        let last = got.len() + length - 54 == payload.len();
+        assert_eq!(
+            packet[47],
+            if last { 0x18 } else { 0x10 },
+            "PSH on the last only"
+        );
+        got.extend(&packet[54..]);
+    }
+    assert!(got == payload);
+    tx.wait();
+}
+
+#[test]
+fn a_short_packet_is_padded_and_its_padding_counted() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(4), b.cq(4));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
+    b.receive_all(&rq);
+    let (from, to) = (setup.alloc(64), setup.alloc(2048));
+    setup.write(to, &[0xee; 70]);
+    rq.post(&[(2048, to)]);
+    setup.write(from, &headers(1));
+    setup.write(from + 54, &[0x77]);
+    sq.send(a.key, L3 | L4, from, 55);
+    let completion = rx.wait();
+    let packet = setup.read(to, 60);
+    check(&packet, &completion);
+    assert_eq!(packet[54..], [0x77, 0, 0, 0, 0, 0]);
+    assert_eq!(setup.read(to + 60, 1), [0xee]);
+}
+
+#[test]
+fn a_vlan_tag_is_taken_off() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(4), b.cq(4));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
+    b.receive_all(&rq);
+    let (from, to) = (setup.alloc(4096), setup.alloc(4096));
+    rq.post(&[(2048, to)]);
+    let mut packet = headers(100);
+    packet.extend(pattern(100));
+    setup.write(from, &packet[12..]);
+    // The driver puts the tag into the inline header.
+    let mut inline = packet[..12].to_vec();
+    inline.extend([0x81, 0, 0x60, 7]);
+    let rest = packet.len() as u32 - 12;
+    sq.post(SEND, L3 | L4, 0, &inline, &[(rest, a.key, from)]);
+    sq.ring();
+    let completion = rx.wait();
+    check(&setup.read(to, packet.len()), &completion);
+    assert_eq!(
+        (completion[0x1d] & 1, Fields(&completion).u16(0x1e)),
+        (1, 0x6007)
+    );
+}
+
+#[test]
+fn a_bad_entry_stops_its_queue_until_the_driver_resets_it() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(6), b.cq(4));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
+    b.receive_all(&rq);
+    let (from, to) = (setup.alloc(4096), setup.alloc(4096));
+    rq.post(&[(2048, to)]);
+    setup.write(from, &headers(10));
+    let bad: [(u8, &[u8], (u32, u32, u64), u8); 6] = [
+        // opcode, inline bytes and data; and the syndrome
+        (0x25, &[], (64, a.key, from), 2),
+        (SEND, &[], (64, a.key + 1, from), 4),
+        (SEND, &[], (64, a.key, 1 << 40), 4),
+        (SEND, &[], (0, a.key, from), 1),
+        (SEND, &[], (20_000, a.key, from), 1),
+        // No segment size.
+        (LARGE_SEND, &[0; 54], (64, a.key, from), 1),
+    ];
+    for (opcode, inline, data, syndrome) in bad {
+        sq.post(opcode, 0, 0, inline, &[data]);
+        let after = sq.post(SEND, 0, 0, &[], &[(64, a.key, from)]);
+        sq.ring();
+        let failed = tx.wait();
+        assert_eq!(
+            (failed[0x3f] >> 4, failed[0x37]),
+            (0xd, syndrome),
+            "{opcode:#x} {data:?}"
+        );
+        let flushed = tx.wait();
+        assert_eq!((flushed[0x3f] >> 4, flushed[0x37]), (0xd, 5));
+        assert_eq!(Fields(&flushed).u16(0x3c), after);
+        let query = a.query(Message::new(0x907, 16).bits(0x08, 23, 0, sq.sqn), 0x110);
+        assert_eq!(Fields(&query).bits(0x20, 23, 20), 3, "error state");
+        a.accept(sq.modify(3, 0));
+        sq.rewind();
+        a.accept(sq.modify(0, 1));
+    }
+    assert!(rx.poll().is_none(), "nothing of that was sent");
+    sq.send(a.key, 0, from, 64);
+    rx.wait();
+}
+
+#[test]
+fn a_sender_waits_for_buffers_and_loses_nothing() {
+    let setup = Setup::new(Duration::from_secs(5));
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(6), b.cq(4));
+    let set = b.create(Message::new(0x771, 16));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, set));
+    b.receive_all(&rq);
+    let (from, to) = (setup.alloc(4096), setup.alloc(4096));
+    rq.post(&[(2048, to)]);
+    for i in 0..10 {
+        let mut packet = headers(10);
+        packet[18..20].copy_from_slice(&u16::to_be_bytes(i));
+        setup.write(from + 64 * u64::from(i), &packet);
+        sq.post(SEND, 0, 0, &[], &[(64, a.key, from + 64 * u64::from(i))]);
+    }
+    sq.ring();
+    for i in 0..10u16 {
+        rx.wait();
+        assert_eq!(Fields(&setup.read(to, 20)).u16(18), i, "in order");
+        assert!(rx.poll().is_none());
+        rq.post(&[(2048, to)]);
+    }
+    assert_eq!(b.out_of_buffer(set), 0);
+}
+
+#[test]
+fn a_starved_queue_drops_after_the_pause_and_holds_nobody_else_up() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(6), b.cq(4));
+    let set = b.create(Message::new(0x771, 16));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, set));
+    b.receive_all(&rq);
+    let (from, to) = (setup.alloc(4096), setup.alloc(4096));
+    setup.write(from, &headers(10));
+    sq.send(a.key, 0, from, 64);
+    tx.wait();
+    assert_eq!(
+        b.out_of_buffer(set),
+        1,
+        "a queue that never had buffers is not waited for"
+    );
+
+    rq.post(&[(2048, to)]);
+    let start = Instant::now();
+    for _ in 0..10 {
+        sq.send(a.key, 0, from, 64);
+    }
+    for _ in 0..10 {
+        tx.wait();
+    }
+    assert!(start.elapsed() >= PAUSE);
+    assert!(
+        start.elapsed() < 5 * PAUSE,
+        "one pause, not one for each packet"
+    );
+    assert_eq!(b.out_of_buffer(set), 1 + 9);
+    rx.wait();
+    rq.post(&[(2048, to)]);
+    sq.send(a.key, 0, from, 64);
+    rx.wait();
+    assert_eq!(b.out_of_buffer(set), 10, "with buffers it is well again");
+}
+
+#[test]
+fn a_frame_to_the_own_address_comes_back() {
+    let setup = Setup::new(PAUSE);
+    let (a, _b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(4), a.cq(4));
+    let (sq, rq) = (a.sq(&tx, 6), a.rq(&rx, 3, 1, 0));
+    a.receive_all(&rq);
+    let mac = [0x02, 0x43, 0x58, 0, 0, 1];
+    let list = Message::new(0x755, 0x208)
+        .u32(0x0c, 4)
+        .bits(0x1f0, 15, 0, 1);
+    let mut list = list;
+    list.0[0x202..].copy_from_slice(&mac);
+    a.accept(list);
+    let (from, to) = (setup.alloc(64), setup.alloc(2048));
+    rq.post(&[(2048, to)]);
+    let mut packet = headers(10);
+    packet[..6].copy_from_slice(&mac);
+    setup.write(from, &packet);
+    sq.send(a.key, 0, from, 64);
+    rx.wait();
+}
+
+#[test]
+fn without_a_link_nothing_arrives_and_the_queue_goes_on() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(4), b.cq(4));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
+    b.receive_all(&rq);
+    let (from, to) = (setup.alloc(64), setup.alloc(2048));
+    rq.post(&[(2048, to)]);
+    setup.write(from, &headers(10));
+    let admin = |state| {
+        Message::new(0x805, 32)
+            .u32(0x08, 0x5006)
+            .bits(0x10, 11, 8, state)
+    };
+    b.accept(admin(2));
+    let state = a.query(Message::new(0x750, 16), 16);
+    assert_eq!(state[0x0f], 0x10, "wanted up, but down");
+    sq.send(a.key, 0, from, 64);
+    tx.wait();
+    assert!(rx.poll().is_none());
+    b.accept(admin(1));
+    sq.send(a.key, 0, from, 64);
+    rx.wait();
+}
+
+/// After a destroy command the driver frees the memory at once.
+#[test]
+fn a_destroyed_queue_is_not_touched_again() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let tx = a.cq(10);
+    let sq = a.sq(&tx, 10);
+    let from = setup.alloc(64);
+    setup.write(from, &headers(10));
+    for round in 0..50 {
+        let rx = b.cq(8);
+        let rq = b.rq(&rx, 7, 1, 0);
+        b.receive_all(&rq);
+        let to = setup.alloc(4096);
+        for _ in 0..128 {
+            rq.post(&[(2048, to)]);
+        }
+        for _ in 0..100 {
+            sq.post(SEND, 0, 0, &[], &[(64, a.key, from)]);
+        }
+        sq.ring();
+        if round % 2 == 0 {
+            rx.wait();
+        }
+        b.accept(Message::new(0x90a, 16).bits(0x08, 23, 0, rq.rqn));
+        b.accept(Message::new(0x401, 16).bits(0x08, 23, 0, rx.cqn));
+        setup.write(to, &[0xee; 64]);
+        for _ in 0..100 {
+            tx.wait();
+        }
+        assert_eq!(setup.read(to, 64), [0xee; 64]);
+    }
+}
+
+#[test]
+fn starting_over_ends_everything() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(4), b.cq(4));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
+    b.receive_all(&rq);
+    rq.post(&[(2048, setup.alloc(2048))]);
+    let from = setup.alloc(64);
+    setup.write(from, &headers(10));
+    let _a = setup.port(0);
+    sq.send(a.key, 0, from, 64);
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(tx.poll().is_none() && rx.poll().is_none());
+    let b = setup.port(1);
+    eventually("the link of the new drivers", || {
+        (b.query(Message::new(0x750, 16), 16)[0x0f] == 0x11).then_some(())
+    });
+}
