@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The memory provider of receive queues. */
+#include <linux/ethtool_netlink.h>
 #include <linux/netlink.h>
 #include <net/netdev_lock.h>
 #include <net/netdev_rx_queue.h>
@@ -75,12 +76,20 @@ int netgpu_queue_open(struct netgpu_device *dev, void *queue, struct netgpu_queu
 	netdev_lock(netdev);
 	if (netdev->reg_state == NETREG_REGISTERED)
 		err = netif_mp_open_rxq(netdev, open->queue, &params, &extack);
+	strscpy(open->message, extack._msg ?: "");
+	/* What the core and the drivers have one error for is several in our contract. */
+	if (err == -EINVAL && netdev->cfg->hds_config != ETHTOOL_TCP_DATA_SPLIT_ENABLED)
+		snprintf(open->message, sizeof(open->message),
+			 "tcp-data-split is off; turn it on: ethtool -G %s tcp-data-split on", netdev->name);
+	else if (err == -EEXIST && netif_rxq_has_unreadable_mp(netdev, open->queue))
+		err = -EBUSY;
+	else if (err == -ERANGE && open->queue < netdev->real_num_rx_queues)
+		err = -EINVAL;
 	/* A device that merges in hardware ignores the wish: it packs the payload of packets one behind the other. */
 	if (netdev->features & NETIF_F_GRO_HW)
 		open->headroom = 0;
 	netdev_unlock(netdev);
 	netdev_put(netdev, &tracker);
-	strscpy(open->message, extack._msg ?: "");
 	return err;
 }
 
