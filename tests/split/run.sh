@@ -16,12 +16,17 @@ listening() {
 	[ -n "$(ss -Htln "sport = :$PORT")" ]
 }
 
+listening_or_gone() {
+	listening || ! kill -0 "$receiver" 2>/dev/null
+}
+
 # The receiver of the case, and what it printed.
 receiver_start() {
 	"$@" >"$ktap_tmp/received" &
 	receiver=$!
-	defer kill "$receiver"
-	until_true 20 listening
+	defer eval "kill $receiver 2>/dev/null || :"
+	until_true 20 listening_or_gone
+	listening || fail "the receiver does not listen"
 }
 
 receiver_stop() {
@@ -80,7 +85,7 @@ small_writes() {
 	nothing_dropped
 }
 
-# Far fewer buffers than the RQ has room for.
+# Far fewer buffers than the RQ has room for. io_uring is no user for that: it needs buffers to copy into.
 few_buffers() {
 	transfer "$1" "$NETGPU_ADDR4" $((16 * MIB)) 128
 }
@@ -90,7 +95,7 @@ reopen() {
 	receiver_start "./$1" "$NETGPU_DEV" $QUEUE $PORT $((128 * MIB))
 	in_peer timeout 120 ./send "$NETGPU_ADDR4" $PORT $((128 * MIB)) &
 	sender=$!
-	defer kill $sender
+	defer eval "kill $sender 2>/dev/null || :"
 	for rx in 256 1024; do
 		ethtool -G "$NETGPU_DEV" rx $rx
 		nic_mtu 4000
@@ -119,15 +124,6 @@ provider_gone() {
 	ethtool -G "$NETGPU_DEV" tcp-data-split off 2>/dev/null && ethtool -G "$NETGPU_DEV" tcp-data-split on
 }
 
-bind_while_down() {
-	ip link set "$NETGPU_DEV" down
-	defer nic_configure
-	if ./zcrx "$NETGPU_DEV" $QUEUE $PORT 1 2>"$ktap_tmp/error"; then
-		fail "a queue of a closed interface was bound"
-	fi
-	grep -q 'Network is down' "$ktap_tmp/error" || fail "$(cat "$ktap_tmp/error")"
-}
-
 other_queues_as_ever() {
 	receiver_start ./zcrx "$NETGPU_DEV" $QUEUE $PORT $MIB
 	nic_ping
@@ -150,10 +146,9 @@ for program in zcrx devmem; do
 	run jumbo $program
 	run no_gro $program
 	run small_writes $program
-	run few_buffers $program
+	run reopen $program
+	run close_while_down $program
 done
-run reopen zcrx
-run close_while_down zcrx
-run bind_while_down
+run few_buffers devmem
 run other_queues_as_ever
 finish

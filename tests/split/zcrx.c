@@ -26,7 +26,8 @@ static struct {
 static struct {
 	uint8_t *area;
 	uint64_t area_token;
-	_Atomic uint32_t *tail;
+	uint32_t id;
+	_Atomic uint32_t *head, *tail;
 	struct io_uring_zcrx_rqe *rqes;
 	const struct zcrx_stats *stats;
 } zcrx;
@@ -83,6 +84,8 @@ static void zcrx_open(const char *dev, int queue, size_t pages)
 		die("binding queue %d of %s: %s", queue, dev, strerror(errno));
 
 	zcrx.area_token = area.rq_area_token;
+	zcrx.id = reg.zcrx_id;
+	zcrx.head = (void *)(refill + reg.offsets.head);
 	zcrx.tail = (void *)(refill + reg.offsets.tail);
 	zcrx.rqes = (void *)(refill + reg.offsets.rqes);
 	zcrx.stats = (void *)(refill + events.stats_offset);
@@ -99,12 +102,29 @@ static void submit_recv(int fd)
 	sys(syscall(SYS_io_uring_enter, ring.fd, 1, 0, 0, NULL, 0));
 }
 
+static void give_back(uint64_t off, uint32_t len)
+{
+	uint32_t tail = atomic_load_explicit(zcrx.tail, memory_order_relaxed);
+	struct zcrx_ctrl flush = { .zcrx_id = zcrx.id, .op = ZCRX_CTRL_FLUSH_RQ };
+
+	/* The kernel looks at the entries only when the queue needs buffers. */
+	if (tail - atomic_load_explicit(zcrx.head, memory_order_acquire) == REFILL_ENTRIES)
+		sys(syscall(SYS_io_uring_register, ring.fd, IORING_REGISTER_ZCRX_CTRL, &flush, 0));
+
+	zcrx.rqes[tail % REFILL_ENTRIES] = (struct io_uring_zcrx_rqe){ .off = off | zcrx.area_token, .len = len };
+	atomic_store_explicit(zcrx.tail, tail + 1, memory_order_release);
+}
+
 /* Returns the new position in the stream. */
 static uint64_t take(int fd, const struct io_uring_cqe *cqe, uint64_t pos)
 {
-	const struct io_uring_zcrx_cqe *where = (const void *)(cqe + 1);
-	uint32_t tail;
+	uint64_t off = ((const struct io_uring_zcrx_cqe *)(cqe + 1))->off & ~IORING_ZCRX_AREA_MASK;
 
+	/* The completion queue was full. */
+	if (cqe->res == -ENOSPC) {
+		submit_recv(fd);
+		return pos;
+	}
 	if (cqe->res < 0)
 		die("receive: %s, after %llu bytes", strerror(-cqe->res), (unsigned long long)pos);
 	if (!(cqe->flags & IORING_CQE_F_MORE)) {
@@ -113,14 +133,8 @@ static uint64_t take(int fd, const struct io_uring_cqe *cqe, uint64_t pos)
 		submit_recv(fd);
 	}
 
-	stream_check(zcrx.area + (where->off & ~IORING_ZCRX_AREA_MASK), cqe->res, pos);
-
-	tail = atomic_load_explicit(zcrx.tail, memory_order_relaxed);
-	zcrx.rqes[tail % REFILL_ENTRIES] = (struct io_uring_zcrx_rqe){
-		.off = (where->off & ~IORING_ZCRX_AREA_MASK) | zcrx.area_token,
-		.len = cqe->res,
-	};
-	atomic_store_explicit(zcrx.tail, tail + 1, memory_order_release);
+	stream_check(zcrx.area + off, cqe->res, pos);
+	give_back(off, cqe->res);
 	return pos + cqe->res;
 }
 
@@ -142,7 +156,7 @@ int main(int argc, char **argv)
 		uint32_t head = atomic_load_explicit(ring.cq_head, memory_order_relaxed);
 
 		sys(syscall(SYS_io_uring_enter, ring.fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0));
-		for (; head != atomic_load_explicit(ring.cq_tail, memory_order_acquire); head++)
+		for (; pos < bytes && head != atomic_load_explicit(ring.cq_tail, memory_order_acquire); head++)
 			pos = take(fd, &ring.cqes[2 * (head & ring.cq_mask)], pos);
 		atomic_store_explicit(ring.cq_head, head, memory_order_release);
 	}
