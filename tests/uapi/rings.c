@@ -118,6 +118,61 @@ TEST_F(rings, poll_and_end_of_stream)
 	EXPECT_EQ(0, recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT));
 }
 
+/* Urgent bytes have their place in the stream, and are not taken out of it. */
+TEST_F(rings, urgent_bytes)
+{
+	struct netgpu_rx_entry e;
+	char got[8] = "", byte;
+	size_t n = 0;
+
+	ASSERT_EQ(2, send(self->r.pair[1], "ab", 2, 0));
+	ASSERT_EQ(1, send(self->r.pair[1], "c", 1, MSG_OOB));
+	ASSERT_EQ(2, send(self->r.pair[1], "de", 2, 0));
+	while (n < 5) {
+		ASSERT_TRUE(WAIT_FOR((recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT), take(&self->r.rx, &e)), 5000)) TH_LOG("after %zu bytes", n);
+		ASSERT_GE(5U, n + e.len);
+		memcpy(got + n, (void *)(uintptr_t)e.addr, e.len);
+		n += e.len;
+		give(&self->r.fill, e.addr);
+	}
+	EXPECT_STREQ("abcde", got);
+}
+
+/* A reader that holds its share gets no more until it has given some back. */
+TEST_F(rings, share_of_buffers)
+{
+	static struct netgpu_rx_entry held[16 * BUFFERS];
+	bool seen[BUFFERS] = {};
+	struct netgpu_rx_entry e;
+	unsigned int n = 0, buffers = 0, i;
+	static char chunk[1 << 16];
+	long long quiet = now_ms() + 1000;
+	char byte;
+
+	while (now_ms() < quiet) {
+		bool moved = send(self->r.pair[1], chunk, sizeof(chunk), MSG_DONTWAIT) > 0;
+
+		recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT);
+		while (take(&self->r.rx, &e)) {
+			i = (e.addr - (uintptr_t)self->r.mem) / buffer_size();
+			ASSERT_GT((unsigned int)BUFFERS, i);
+			buffers += !seen[i];
+			seen[i] = true;
+			ASSERT_GT(ARRAY_LEN(held), n);
+			held[n++] = e;
+			moved = true;
+		}
+		if (moved)
+			quiet = now_ms() + 1000;
+	}
+	/* Half of what was donated, for a single socket. */
+	EXPECT_LT(0U, buffers);
+	EXPECT_GE(BUFFERS / 2U, buffers);
+	for (i = 0; i < n; i++)
+		give(&self->r.fill, held[i].addr);
+	EXPECT_TRUE(WAIT_FOR((recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT), take(&self->r.rx, &e)), 5000));
+}
+
 TEST_F(rings, reset_is_reported)
 {
 	struct linger now = { 1, 0 };
