@@ -143,7 +143,8 @@ impl Socket {
 }
 
 impl Late<Socket> {
-    /// Detaches the socket unless it has been closed, and aborts its connection. Sleeps; takes the socket's lock.
+    /// Detaches the socket unless it has been closed, and aborts its connection if that is [`unfinished`]. Sleeps; takes the
+    /// socket's lock.
     pub(crate) fn abort(&self) {
         self.sock.abort(self);
     }
@@ -156,6 +157,13 @@ pub(crate) fn attached(locked: &mut LockedSocket<'_>) {
         context.shares().join();
         rx::ready(locked);
     }
+}
+
+/// Whether the connection cannot go on as an ordinary one: bytes may yet arrive that only we can deliver, unless the stream has
+/// `ended`, or sends are under way whose memory the context is to give back.
+pub(crate) fn unfinished(locked: &mut LockedSocket<'_>, ended: bool) -> bool {
+    let sends = locked.socket().completions().map_or(0, |c| c.pending());
+    sends > 0 || (locked.state().rx.is_some() && !ended)
 }
 
 /// The socket has been detached; returns the context that it holds no longer.

@@ -156,6 +156,21 @@ entry_points! {
     /// # Safety
     ///
     /// See [`with_locked`].
+    unsafe fn netgpu_socket_unfinished(
+        socket: *mut c_void,
+        sk: *mut abi::sock,
+        ended: bool,
+    ) -> bool {
+        // SAFETY: By this function's requirements.
+        unsafe {
+            with_locked(socket, sk, |locked| crate::socket::unfinished(locked, ended))
+        }
+        .unwrap_or(true)
+    }
+
+    /// # Safety
+    ///
+    /// See [`with_locked`].
     unsafe fn netgpu_socket_attached(socket: *mut c_void, sk: *mut abi::sock) {
         // SAFETY: By this function's requirements.
         let _ = unsafe { with_locked(socket, sk, crate::socket::attached) };

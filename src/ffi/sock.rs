@@ -84,7 +84,7 @@ unsafe impl Send for Sock {}
 unsafe impl Sync for Sock {}
 
 impl Sock {
-    /// Detaches the socket from `socket`, unless that has happened, and aborts its connection. Sleeps.
+    /// Detaches the socket from `socket`, unless that has happened, and aborts a connection that needs it. Sleeps.
     pub(crate) fn abort(&self, socket: &Late<Socket>) {
         // SAFETY: By the type invariants; process context by the caller, who may sleep.
         unsafe { abi::netgpu_socket_abort(self.0.as_ptr(), socket.as_raw()) };

@@ -171,9 +171,14 @@ void netgpu_sock_put(struct sock *sk);
  * given back by netgpu_socket_released().
  */
 int netgpu_socket_attach(struct file *file, struct netgpu_device *dev, void *socket);
-/* Process context, takes the socket lock. Detaches unless that has happened: calls netgpu_socket_detached(). */
+/*
+ * Process context, takes the socket lock. Detaches unless that has happened, and aborts the connection if
+ * netgpu_socket_unfinished() says so.
+ */
 void netgpu_socket_abort(struct sock *sk, void *socket);
 
+/* Rust. Socket lock held, process context. Whether the connection cannot do without us; @ended: nothing more to receive. */
+bool netgpu_socket_unfinished(void *socket, struct sock *sk, bool ended);
 /* Rust. Socket lock held, process context. First act of @socket's life on @sk. */
 void netgpu_socket_attached(void *socket, struct sock *sk);
 /*
