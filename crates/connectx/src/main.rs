@@ -33,7 +33,7 @@ struct Args {
 
     /// Milliseconds that a sender waits for a receive queue without buffers before packets are
     /// dropped; 0 never waits.
-    #[arg(long, value_name = "MS", default_value_t = 20)]
+    #[arg(long, value_name = "MS", default_value_t = 50)]
     pause_ms: u64,
 }
 

@@ -77,7 +77,7 @@ pub struct GuestMemory {
 /// A contiguous piece of guest memory.
 ///
 /// # Invariants
-/// `start` points to `length` bytes of a [`MappedFile`] that stays mapped, readable and writable,
+/// `start` points to `length` bytes of a `MappedFile` that stays mapped, readable and writable,
 /// for `'m`. The guest may change the bytes at any time.
 #[derive(Clone, Copy)]
 pub struct Slice<'m> {

@@ -201,18 +201,19 @@ fn a_bad_entry_stops_its_queue_until_the_driver_resets_it() {
     let (from, to) = (setup.alloc(4096), setup.alloc(4096));
     rq.post(&[(2048, to)]);
     setup.write(from, &headers(10));
-    let bad: [(u8, &[u8], (u32, u32, u64), u8); 6] = [
-        // opcode, inline bytes and data; and the syndrome
-        (0x25, &[], (64, a.key, from), 2),
-        (SEND, &[], (64, a.key + 1, from), 4),
-        (SEND, &[], (64, a.key, 1 << 40), 4),
-        (SEND, &[], (0, a.key, from), 1),
-        (SEND, &[], (20_000, a.key, from), 1),
-        // No segment size.
-        (LARGE_SEND, &[0; 54], (64, a.key, from), 1),
+    // Opcode, segment size, inline bytes and data; and the syndrome.
+    let bad = [
+        (0x25, 0, 0, (64, a.key, from), 2),
+        (SEND, 0, 0, (64, a.key + 1, from), 4),
+        (SEND, 0, 0, (64, a.key, 1 << 40), 4),
+        (SEND, 0, 0, (0, a.key, from), 1),
+        (SEND, 0, 0, (20_000, a.key, from), 1),
+        (LARGE_SEND, 0, 54, (64, a.key, from), 1),
+        (LARGE_SEND, 10_000, 54, (64_000, a.key, from), 1),
+        (LARGE_SEND, 1448, 13, (64, a.key, from), 1),
     ];
-    for (opcode, inline, data, syndrome) in bad {
-        sq.post(opcode, 0, 0, inline, &[data]);
+    for (opcode, mss, inline, data, syndrome) in bad {
+        sq.post(opcode, 0, mss, &vec![0; inline], &[data]);
         let after = sq.post(SEND, 0, 0, &[], &[(64, a.key, from)]);
         sq.ring();
         let failed = tx.wait();
@@ -233,6 +234,25 @@ fn a_bad_entry_stops_its_queue_until_the_driver_resets_it() {
     assert!(rx.poll().is_none(), "nothing of that was sent");
     sq.send(a.key, 0, from, 64);
     rx.wait();
+}
+
+/// It must not be followed beyond the last entry, or round the ring.
+#[test]
+fn an_entry_that_claims_more_than_is_posted_fails() {
+    let setup = Setup::new(PAUSE);
+    let a = setup.port(0);
+    let tx = a.cq(4);
+    let sq = a.sq(&tx, 6);
+    let entry = Message(vec![0; 64]).u32(4, sq.sqn << 8 | 63);
+    sq.fill(&entry.0, 1);
+    let failed = tx.wait();
+    assert_eq!((failed[0x3f] >> 4, failed[0x37]), (0xd, 1));
+    a.accept(sq.modify(3, 0));
+    sq.rewind();
+    a.accept(sq.modify(0, 1));
+    sq.post(0, 0, 0, &[], &[]);
+    sq.ring();
+    assert_eq!(tx.wait()[0x3f] >> 4, 0);
 }
 
 #[test]

@@ -65,7 +65,6 @@ proptest! {
     #[test]
     fn any_entry_of_the_command_queue_is_survived(bytes in prop::collection::vec(any::<u8>(), 64)) {
         let setup = Setup::new(Duration::ZERO);
-        let port = setup.port(0);
         let queue = setup.alloc(4096);
         let mut ports = setup.cable.ports.write();
         iseg::write(&mut ports, 0, 0x14, &(queue as u32).to_be_bytes());
@@ -75,8 +74,6 @@ proptest! {
         typed[0] = 7;
         setup.write(queue, &typed);
         iseg::write(&mut ports, 0, 0x18, &u32::MAX.to_be_bytes());
-        drop(ports);
-        drop(port);
     }
 
     /// Rings, records and buffers full of noise, with valid numbers so that it is looked at.

@@ -69,14 +69,10 @@ pub mod opcode {
 pub enum Status {
     /// The command has been executed.
     Ok = 0x00,
-    /// The device failed, for example on guest memory that is not mapped.
-    Internal = 0x01,
     /// There is no such command.
     BadOp = 0x02,
     /// A value in the command is out of range or not supported.
     BadParam = 0x03,
-    /// The device is not in the state that the command needs.
-    BadSystemState = 0x04,
     /// An object that the command names does not exist.
     BadResource = 0x05,
     /// An object is still in use.

@@ -38,7 +38,7 @@ impl Sum {
 
     /// This piece as part of a whole in which it starts at byte `offset`.
     pub fn at(self, offset: usize) -> Self {
-        if offset % 2 == 0 {
+        if offset.is_multiple_of(2) {
             self
         } else {
             Self(u64::from(fold(self.0).swap_bytes()))

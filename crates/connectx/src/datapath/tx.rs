@@ -73,64 +73,80 @@ pub fn run<'p>(
     };
     let pending = producer.wrapping_sub(state.consumer);
     if u32::from(pending) > sq.ring.size() {
-        error!(
-            sqn = sq.number,
-            pending, "more blocks posted than the ring has"
-        );
-        fail(port, sq, &mut state, 0, Syndrome::LocalOperation, batch);
+        if state.state == QueueState::Ready {
+            error!(
+                sqn = sq.number,
+                pending, "more blocks posted than the ring has"
+            );
+            state.state = QueueState::Error;
+            let syndrome = Syndrome::LocalOperation;
+            push(
+                port,
+                sq,
+                Cqe::send_error(sq.number, state.consumer, 0, syndrome),
+                batch,
+            );
+        }
         return Step::Idle;
     }
     let mut entry = [0; MAX_SEND];
     while state.consumer != producer {
         let left = producer.wrapping_sub(state.consumer);
-        let control = match read_entry(port, sq, state.consumer, left, &mut entry) {
-            Ok(control) => control,
-            Err(syndrome) => {
-                fail(port, sq, &mut state, 0, syndrome, batch);
-                continue;
+        let (control, readable) = read_entry(port, sq, state.consumer, left, &mut entry);
+        let bytes = &entry[..usize::from(control.segments) * SEGMENT];
+        let result = match readable {
+            _ if state.state == QueueState::Error => Err(Stop::Failed(Syndrome::Flush)),
+            Err(syndrome) => Err(Stop::Failed(syndrome)),
+            Ok(()) => {
+                let mut sender = Sender {
+                    ports,
+                    me,
+                    sq,
+                    batch,
+                    budget,
+                    pause,
+                };
+                sender.entry(&mut state, control, bytes)
             }
         };
-        if state.state == QueueState::Error {
-            fail(port, sq, &mut state, control.opcode, Syndrome::Flush, batch);
-            continue;
-        }
-        let bytes = &entry[..usize::from(control.segments) * SEGMENT];
-        let mut sender = Sender {
-            ports,
-            me,
-            sq,
-            batch,
-            budget,
-            pause,
-        };
-        match sender.entry(&mut state, control, bytes) {
-            Ok(()) => complete(port, sq, &mut state, control, batch),
+        match result {
+            Ok(()) if control.completion => {
+                push(port, sq, Cqe::sent(sq.number, state.consumer), batch);
+            }
+            Ok(()) => {}
             Err(Stop::Budget) => return Step::More,
             Err(Stop::Blocked) => return Step::Blocked,
             Err(Stop::Failed(syndrome)) => {
-                let opcode = control.opcode;
-                warn!(
-                    sqn = sq.number,
-                    index = state.consumer,
-                    opcode,
-                    ?syndrome,
-                    "bad send entry"
+                let (index, opcode) = (state.consumer, control.opcode);
+                if syndrome != Syndrome::Flush {
+                    warn!(sqn = sq.number, index, opcode, ?syndrome, "bad send entry");
+                }
+                push(
+                    port,
+                    sq,
+                    Cqe::send_error(sq.number, index, opcode, syndrome),
+                    batch,
                 );
-                fail(port, sq, &mut state, opcode, syndrome, batch);
+                state.state = QueueState::Error;
             }
         }
+        // Not past the end, whatever length the entry claims.
+        state.consumer = state.consumer.wrapping_add(control.blocks().min(left));
+        state.sent = 0;
+        state.blocked_since = None;
     }
     Step::Idle
 }
 
-/// Reads the entry that starts at block `consumer`. `left` blocks are posted.
+/// Reads the entry that starts at block `consumer`; `left` blocks are posted. One that cannot be
+/// read, or is not all there, still has a length to go on by.
 fn read_entry(
     port: &Port,
     sq: &Sq,
     consumer: u16,
     left: u16,
     entry: &mut [u8; MAX_SEND],
-) -> Result<Control, Syndrome> {
+) -> (Control, Result<(), Syndrome>) {
     let read = |block: u16, to: &mut [u8]| {
         sq.ring
             .read(&port.bus.memory, u32::from(block), to)
@@ -139,54 +155,15 @@ fn read_entry(
                 Syndrome::LocalProtection
             })
     };
-    read(consumer, &mut entry[..BASIC_BLOCK])?;
+    let first = read(consumer, &mut entry[..BASIC_BLOCK]);
     let control = Control::decode(&entry[..]);
     let length = usize::from(control.segments) * SEGMENT;
-    if control.blocks() > left {
-        return Err(Syndrome::LocalLength);
-    }
-    if length > BASIC_BLOCK {
-        read(consumer.wrapping_add(1), &mut entry[BASIC_BLOCK..length])?;
-    }
-    Ok(control)
-}
-
-/// Takes a finished entry off the queue.
-fn complete<'p>(
-    port: &'p Port,
-    sq: &Sq,
-    state: &mut SqState,
-    control: Control,
-    batch: &mut Batch<'p>,
-) {
-    if control.completion {
-        push(port, sq, Cqe::sent(sq.number, state.consumer), batch);
-    }
-    advance(state, control.blocks());
-}
-
-/// Takes a failed entry off the queue, and stops the queue.
-fn fail<'p>(
-    port: &'p Port,
-    sq: &Sq,
-    state: &mut SqState,
-    opcode: u8,
-    syndrome: Syndrome,
-    batch: &mut Batch<'p>,
-) {
-    let entry = Cqe::send_error(sq.number, state.consumer, opcode, syndrome);
-    push(port, sq, entry, batch);
-    // Where the next entry starts is what the length of this one says, true or not.
-    let mut bytes = [0; SEGMENT];
-    let blocks = match sq
-        .ring
-        .read(&port.bus.memory, u32::from(state.consumer), &mut bytes)
-    {
-        Ok(()) => Control::decode(&bytes).blocks(),
-        Err(_) => 1,
-    };
-    advance(state, blocks);
-    state.state = QueueState::Error;
+    let readable = first.and_then(|()| match control.blocks() {
+        1 => Ok(()),
+        blocks if blocks > left => Err(Syndrome::LocalLength),
+        _ => read(consumer.wrapping_add(1), &mut entry[BASIC_BLOCK..length]),
+    });
+    (control, readable)
 }
 
 fn push<'p>(port: &'p Port, sq: &Sq, entry: Cqe, batch: &mut Batch<'p>) {
@@ -195,12 +172,6 @@ fn push<'p>(port: &'p Port, sq: &Sq, entry: Cqe, batch: &mut Batch<'p>) {
     {
         batch.notify(port, cq);
     }
-}
-
-fn advance(state: &mut SqState, blocks: u16) {
-    state.consumer = state.consumer.wrapping_add(blocks);
-    state.sent = 0;
-    state.blocked_since = None;
 }
 
 /// What it takes to send one entry.
@@ -315,8 +286,8 @@ impl<'p> Sender<'_, 'p> {
     ) -> Result<(), Stop> {
         let largest = inline.len() + length.min(usize::from(ethernet.mss));
         if ethernet.mss == 0
-            || inline.len() > MAX_HEADERS
-            || !(ETHERNET..=usize::from(MAX_MTU)).contains(&largest)
+            || !(ETHERNET..=MAX_HEADERS).contains(&inline.len())
+            || largest > usize::from(MAX_MTU)
         {
             return Err(Syndrome::LocalLength.into());
         }

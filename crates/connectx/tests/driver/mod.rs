@@ -56,7 +56,8 @@ impl Setup {
         let engines = (0..2)
             .map(|port| {
                 let cable = cable.clone();
-                std::thread::spawn(move || engine::run(&cable, port))
+                let builder = std::thread::Builder::new().name(format!("engine{port}"));
+                builder.spawn(move || engine::run(&cable, port)).unwrap()
             })
             .collect();
         Self {
