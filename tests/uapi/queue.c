@@ -351,6 +351,8 @@ static int xdp_link(void)
 		.prog_type = BPF_PROG_TYPE_XDP,
 		.insns = (uintptr_t)pass,
 		.insn_cnt = ARRAY_LEN(pass),
+		/* One that cannot take packets in pieces is refused already for the header split. */
+		.prog_flags = BPF_F_XDP_HAS_FRAGS,
 		.license = (uintptr_t)"GPL",
 	};
 	union bpf_attr create = { .link_create = { .attach_type = BPF_XDP, .target_ifindex = nic_index(), .flags = XDP_FLAGS_SKB_MODE } };
