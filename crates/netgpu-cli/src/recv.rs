@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     /// Network device to receive on: the NIC's port.
     #[arg(long, value_name = "DEVICE")]
     dev: String,
-    /// Where to listen. Without ADDRESS: on all IPv4 addresses; [::]:PORT is all IPv6 addresses.
+    /// Where to listen. Without ADDRESS: on all IPv4 addresses; `[::]:PORT` is all IPv6 addresses.
     #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = listen_address)]
     listen: SocketAddr,
     /// Receive queue of the device to use [default: the last one].

@@ -50,7 +50,7 @@ struct Send {
 
 #[derive(Args)]
 struct Recv {
-    /// [ADDRESS:]PORT to listen on.
+    /// Where to listen: PORT of all addresses, or ADDRESS:PORT.
     #[arg(value_parser = listen_address)]
     listen: SocketAddr,
     /// Write what is received to this file.
