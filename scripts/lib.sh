@@ -6,6 +6,9 @@ NETGPU_TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # Inside the toolchain root it is known already, and HOME is another.
 NETGPU_CACHE=${NETGPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/netgpu}
 NETGPU_BUILD=$NETGPU_TOP/build
+# What cargo builds: outside the checkout, whose object files Kbuild's clean removes, and common to all checkouts, so that a new
+# one need not compile what it depends on.
+NETGPU_TARGET=$NETGPU_CACHE/target
 mkdir -p "$NETGPU_CACHE" "$NETGPU_BUILD"
 
 # say PART MESSAGE: one line of progress. On stderr, because stdout carries a script's result.
