@@ -249,7 +249,8 @@ static const struct change {
 	{ "ring size", "ethtool -G %1$s rx 512", "ethtool -G %1$s rx 1024" },
 	{ "transmit ring size", "ethtool -G %1$s tx 512", "ethtool -G %1$s tx 1024" },
 	{ "feature", "ethtool -K %1$s gro off", "ethtool -K %1$s gro on" },
-	{ "coalescing", "ethtool -C %1$s adaptive-rx off", "ethtool -C %1$s adaptive-rx on" },
+	{ "receive checksums", "ethtool -K %1$s rx off", "ethtool -K %1$s rx on" },
+	{ "promiscuous mode", "ip link set %1$s promisc on", "ip link set %1$s promisc off" },
 };
 
 /* Runs a command line in which %1$s is our port. */
