@@ -131,13 +131,19 @@ impl Context {
         self.device.as_ref().ok_or(ENODEV)
     }
 
-    /// The device goes away, or the context does: ends all use of the device's DMA.
+    /// The device goes away, or the context does: ends all use of the device's DMA. Sockets whose data would have to pass it are
+    /// told now; nothing else would ever wake them.
     pub(crate) fn device_gone(&self, quiet: Quiet) {
-        let mut state = self.state.lock();
-        if state.gone {
-            return;
+        {
+            let mut state = self.state.lock();
+            if state.gone {
+                return;
+            }
+            state.gone = true;
         }
-        state.gone = true;
+        // Whoever attaches a socket from here on finds that the device is gone.
+        self.abort_sockets();
+        let state = self.state.lock();
         if let Some(device) = self.device.as_ref() {
             device.gone(
                 quiet,
@@ -148,19 +154,24 @@ impl Context {
 
     /// The file is released: ends everything that user space had of the context.
     pub(crate) fn shutdown(&self) {
-        // Two statements each, so that the lock is not held while the object goes.
+        // Two statements, so that the lock is not held while the queue goes.
         loop {
             let queue = self.state.lock().queues.pop();
             let Some(queue) = queue else { break };
             self.close(&queue);
         }
+        self.abort_sockets();
+        for attachment in self.state.lock().attachments.values() {
+            attachment.reclaim();
+        }
+    }
+
+    fn abort_sockets(&self) {
         loop {
+            // A statement of its own, so that the lock is not held while the socket is told.
             let socket = self.state.lock().sockets.pop();
             let Some(socket) = socket else { break };
             socket.abort();
-        }
-        for attachment in self.state.lock().attachments.values() {
-            attachment.reclaim();
         }
     }
 
@@ -306,14 +317,22 @@ impl Context {
         let socket = Socket::new(this, id, file.sock(), request)
             .and_then(|socket| file.attach(device, &socket).map(|()| socket));
         let mut state = this.state.lock();
+        let late = state.gone;
         match &socket {
-            Ok(socket) => state.sockets.fill(id, socket.clone()),
-            Err(_) => {
+            Ok(socket) if !late => state.sockets.fill(id, socket.clone()),
+            _ => {
                 state.sockets.take(id);
             }
         }
         drop(state);
-        socket
+        match socket {
+            // The device went after the socket was attached: nobody else tells this one.
+            Ok(socket) if late => {
+                socket.abort();
+                Err(ENODEV)
+            }
+            socket => socket,
+        }
     }
 
     /// Detaches the socket with number `id`.

@@ -280,10 +280,11 @@ struct netgpu_open_queue {
  * holds entries, so read(2) on such a socket should not block. Without
  * MSG_ZEROCOPY data is copied as on any socket.
  *
- * The socket is bound to the context's device. When the context goes, or the
- * socket is detached, it is an ordinary one again. If it had an rx ring and the
- * stream has not ended, or sends are unfinished, its connection is aborted and
- * it reports ECONNABORTED; received bytes that were not delivered are lost.
+ * The socket is bound to the context's device. When the context or the device
+ * goes, or the socket is detached, it is an ordinary one again. If it had an rx
+ * ring and the stream has not ended, or sends are unfinished, its connection is
+ * aborted and it reports ECONNABORTED; received bytes that were not delivered
+ * are lost.
  *
  * Errors: -EBADF; -ENOTSOCK; -EOPNOTSUPP not TCP over IPv4 or IPv6; -EINVAL
  * listening, or bad ring sizes, or both zero; -EEXIST another upper layer
