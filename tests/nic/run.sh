@@ -17,12 +17,12 @@ ping_sizes() {
 	local mtu="$1" address size
 	nic_mtu "$mtu"
 	for size in 0 1 1000 $((mtu - 28)); do
-		in_peer ping -q -c 3 -i 0.05 -W 2 -M do -s "$size" "$NETGPU_ADDR4" >"$ktap_tmp/ping" || fail "IPv4, $size bytes: $(cat "$ktap_tmp/ping")"
+		in_peer ping -q -c 3 -i 0.05 -W 2 -M 'do' -s "$size" "$NETGPU_ADDR4" >"$ktap_tmp/ping" || fail "IPv4, $size bytes: $(cat "$ktap_tmp/ping")"
 	done
 	for size in 0 1 1000 $((mtu - 48)); do
-		in_peer ping -q -c 3 -i 0.05 -W 2 -M do -s "$size" "$NETGPU_ADDR6" >"$ktap_tmp/ping" || fail "IPv6, $size bytes: $(cat "$ktap_tmp/ping")"
+		in_peer ping -q -c 3 -i 0.05 -W 2 -M 'do' -s "$size" "$NETGPU_ADDR6" >"$ktap_tmp/ping" || fail "IPv6, $size bytes: $(cat "$ktap_tmp/ping")"
 	done
-	! in_peer ping -q -c 1 -W 1 -M do -s "$mtu" "$NETGPU_ADDR4" >/dev/null 2>&1 || fail "a packet larger than the MTU went through"
+	! in_peer ping -q -c 1 -W 1 -M 'do' -s "$mtu" "$NETGPU_ADDR4" >/dev/null 2>&1 || fail "a packet larger than the MTU went through"
 }
 
 server_listens() {
