@@ -123,7 +123,7 @@ FIXTURE_TEARDOWN(orders)
 	EXPECT_TRUE(nic_works());
 }
 
-TEST_F_TIMEOUT(orders, every, 240)
+TEST_F_TIMEOUT(orders, every, 900)
 {
 	unsigned int wanted = orders_wanted(), n, i;
 	int things[THINGS];
