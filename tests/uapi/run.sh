@@ -8,13 +8,14 @@ cd "$(dirname "$0")" || exit 1
 . ../lib/nic.sh
 . ../lib/check.sh
 
-plan 8
+plan 9
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 programs_start_pinned=$(pinned_pages)
 
 program device ./device
 program region ./region
+program limit ./limit
 program context ./context
 program queue ./queue
 program socket ./socket

@@ -362,6 +362,73 @@ TEST_F(sock, context_goes_while_a_thread_waits)
 	EXPECT_EQ(0, status);
 }
 
+/* Whether anything that was sent can still be received on the other end, both ways round. */
+static bool still_connected(const int pair[2])
+{
+	char byte = 0;
+
+	return send(pair[0], "x", 1, MSG_NOSIGNAL) == 1 && recv(pair[1], &byte, 1, 0) == 1 && byte == 'x' &&
+	       send(pair[1], "y", 1, MSG_NOSIGNAL) == 1 && recv(pair[0], &byte, 1, 0) == 1 && byte == 'y';
+}
+
+/* Nothing of the stream can be missing where netgpu received nothing and all sends have finished: it goes on. */
+TEST_F(sock, sender_is_ordinary_again)
+{
+	struct netgpu_attach_socket a;
+	struct netgpu_socket_stats stats;
+	char sink[1000];
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, RING, &a));
+	ASSERT_EQ(1000, send(self->pair[0], self->mem, 1000, MSG_ZEROCOPY));
+	ASSERT_EQ(1000, recv(self->pair[1], sink, 1000, MSG_WAITALL));
+	ASSERT_TRUE(WAIT_FOR((ng_socket_stats(self->fd, a.id, &stats), stats.tx_pending == 0), 5000));
+	EXPECT_EQ(0, ng_detach_socket(self->fd, a.id));
+	EXPECT_TRUE(still_connected(self->pair));
+}
+
+TEST_F(sock, sender_outlives_its_context)
+{
+	struct netgpu_attach_socket a;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, RING, &a));
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_TRUE(still_connected(self->pair));
+}
+
+TEST_F(sock, detached_receiver_is_aborted)
+{
+	struct netgpu_attach_socket a;
+	char byte;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	EXPECT_EQ(0, ng_detach_socket(self->fd, a.id));
+	EXPECT_EQ(-1, recv(self->pair[0], &byte, 1, MSG_DONTWAIT));
+	EXPECT_EQ(ECONNABORTED, errno);
+	/* And the peer learns of it. */
+	EXPECT_EQ(-1, recv(self->pair[1], &byte, 1, 0));
+	EXPECT_EQ(ECONNRESET, errno);
+}
+
+/* The stream has ended and was delivered: nothing is lost, the other direction stays open. */
+TEST_F(sock, receiver_after_the_end_is_ordinary_again)
+{
+	struct netgpu_attach_socket a;
+	int error = -1;
+	socklen_t len = sizeof(error);
+	char byte;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, 0, &a));
+	ASSERT_EQ(0, shutdown(self->pair[1], SHUT_WR));
+	ASSERT_TRUE(WAIT_FOR(recv(self->pair[0], &byte, 1, MSG_DONTWAIT) == 0, 5000));
+	EXPECT_EQ(0, ng_detach_socket(self->fd, a.id));
+	ASSERT_EQ(0, getsockopt(self->pair[0], SOL_SOCKET, SO_ERROR, &error, &len));
+	EXPECT_EQ(0, error);
+	EXPECT_EQ(0, recv(self->pair[0], &byte, 1, 0));
+	EXPECT_EQ(1, send(self->pair[0], "x", 1, MSG_NOSIGNAL));
+	EXPECT_EQ(1, recv(self->pair[1], &byte, 1, 0));
+}
+
 TEST_F(sock, socket_goes_first)
 {
 	struct netgpu_attach_socket a;
