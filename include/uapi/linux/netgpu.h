@@ -227,8 +227,9 @@ struct netgpu_attach_region {
  *
  * Errors: -EPERM; -EINVAL bad ring size or offset, header split is off on the
  * device; -ERANGE no such queue; -EBUSY AF_XDP or another owner has the queue;
- * -EEXIST XDP runs on the device; -EOPNOTSUPP the device cannot do it; -ENODEV
- * the device is gone. Where the device refused, @message tells why.
+ * -EEXIST XDP runs on the device; -EOPNOTSUPP the device cannot do it;
+ * -ENETDOWN it is down and cannot do it then; -ENODEV it is gone. Where the
+ * device refused, @message tells why.
  */
 struct netgpu_open_queue {
 	__u32 queue;
@@ -288,9 +289,9 @@ struct netgpu_open_queue {
  *
  * Errors: -EBADF; -ENOTSOCK; -EOPNOTSUPP not TCP over IPv4 or IPv6; -EINVAL
  * listening, or bad ring sizes, or both zero; -EEXIST another upper layer
- * protocol, or attached already; -EPERM as for SO_BINDTODEVICE; -ENODEV the
- * device is gone; -EXDEV the socket is in another network namespace than the
- * device, or is bound to another device.
+ * protocol, or attached already, or ever before; -EPERM as for
+ * SO_BINDTODEVICE; -ENODEV the device is gone; -EXDEV the socket is in another
+ * network namespace than the device, or is bound to another device.
  */
 struct netgpu_attach_socket {
 	__s32 fd;
