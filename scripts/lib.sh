@@ -6,9 +6,8 @@ NETGPU_TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # Inside the toolchain root it is known already, and HOME is another.
 NETGPU_CACHE=${NETGPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/netgpu}
 NETGPU_BUILD=$NETGPU_TOP/build
-# What cargo builds: outside the checkout, whose object files Kbuild's clean removes, and common to all checkouts, so that a new
-# one need not compile what it depends on.
-NETGPU_TARGET=$NETGPU_CACHE/target
+# What cargo builds: outside the checkout, whose object files Kbuild's clean removes. One for each checkout, see use_target.
+NETGPU_TARGET=$NETGPU_CACHE/target-$(printf %s "$NETGPU_TOP" | sha256sum | cut -c 1-12)
 mkdir -p "$NETGPU_CACHE" "$NETGPU_BUILD"
 
 # say PART MESSAGE: one line of progress. On stderr, because stdout carries a script's result.
@@ -99,4 +98,37 @@ key_of() {
 inside_root() {
 	[ -z "${NETGPU_INSIDE_ROOT-}" ] || return 0
 	NETGPU_INSIDE_ROOT=1 exec "$NETGPU_TOP/scripts/enter" "$(realpath "$0")" "$@"
+}
+
+# use_target: makes cargo's target folder of this checkout. A new one starts from that of another checkout, so that the
+# crates that we depend on need not be compiled again; our own are. (Cargo tells those of two checkouts apart by time stamps
+# only: in a common folder an old program would pass for a new one.)
+use_target() {
+	[ ! -e "$NETGPU_TARGET/.checkout" ] || return 0
+	lock target
+	[ ! -e "$NETGPU_TARGET/.checkout" ] || return 0
+	local other from='' manifest
+	rm -rf "$NETGPU_TARGET" "$NETGPU_TARGET.new"
+	for other in "$NETGPU_CACHE"/target-*/.checkout; do
+		[ -e "$other" ] || continue
+		if [ ! -d "$(cat "$other")" ]; then
+			# Left by a checkout that is gone: of several of them one is kept.
+			rm -rf "$NETGPU_TARGET.new"
+			mv "${other%/*}" "$NETGPU_TARGET.new"
+		else
+			from=${other%/*}
+		fi
+	done
+	if [ ! -d "$NETGPU_TARGET.new" ] && [ -n "$from" ]; then
+		say crates "starting from what another checkout has compiled"
+		# Cargo holds these locks while it compiles.
+		flock "$from/debug/.cargo-build-lock" flock "$from/release/.cargo-build-lock" cp -a "$from" "$NETGPU_TARGET.new"
+	fi
+	mkdir -p "$NETGPU_TARGET.new/"{debug,release}
+	touch "$NETGPU_TARGET.new/"{debug,release}/.cargo-build-lock
+	for manifest in "$NETGPU_TOP"/crates/*/Cargo.toml; do
+		rm -rf "$NETGPU_TARGET.new/"{debug,release}/.fingerprint/"$(sed -n 's/^name = "\(.*\)"/\1/p' "$manifest" | sed -n 1p)"-*
+	done
+	echo "$NETGPU_TOP" >"$NETGPU_TARGET.new/.checkout"
+	mv "$NETGPU_TARGET.new" "$NETGPU_TARGET"
 }
