@@ -31,6 +31,8 @@ enum Command {
     Send(Send),
     /// Accepts one connection and receives until the peer closes it.
     Recv(Recv),
+    /// Makes a file of bytes that a seed determines.
+    Make(Make),
 }
 
 #[derive(Args)]
@@ -58,6 +60,18 @@ struct Recv {
     output: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Make {
+    /// The file.
+    file: PathBuf,
+    /// Its length.
+    #[arg(long)]
+    bytes: u64,
+    /// What it is generated from: the same seed makes the same bytes.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse() {
         return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
@@ -70,6 +84,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Send(arguments) => send(&arguments),
         Command::Recv(arguments) => recv(&arguments),
+        Command::Make(arguments) => make(&arguments),
     }
 }
 
@@ -77,6 +92,15 @@ fn main() -> Result<()> {
 struct Generated {
     random: Xoshiro256PlusPlus,
     left: u64,
+}
+
+impl Generated {
+    fn new(seed: u64, bytes: u64) -> Self {
+        Self {
+            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+            left: bytes,
+        }
+    }
 }
 
 impl Read for Generated {
@@ -94,10 +118,7 @@ fn send(arguments: &Send) -> Result<()> {
         (Some(path), _) => {
             Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
         }
-        (None, Some(left)) => Box::new(Generated {
-            random: Xoshiro256PlusPlus::seed_from_u64(arguments.seed),
-            left,
-        }),
+        (None, Some(bytes)) => Box::new(Generated::new(arguments.seed, bytes)),
         (None, None) => bail!("neither --file nor --bytes says what to send"),
     };
     let mut stream = TcpStream::connect(arguments.address)
@@ -151,6 +172,20 @@ fn recv(arguments: &Recv) -> Result<()> {
     }
     tally.print("received");
     Ok(())
+}
+
+fn make(arguments: &Make) -> Result<()> {
+    let what = || format!("cannot write {}", arguments.file.display());
+    let mut input = Generated::new(arguments.seed, arguments.bytes);
+    let mut file = File::create(&arguments.file).with_context(what)?;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let count = input.read(&mut chunk).context("cannot make random bytes")?;
+        if count == 0 {
+            return Ok(());
+        }
+        file.write_all(&chunk[..count]).with_context(what)?;
+    }
 }
 
 /// Length and hash of a stream.
