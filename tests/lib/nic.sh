@@ -66,12 +66,17 @@ nic_configure() {
 
 # Everything that a program of ours changes on the device and must put back, as text to compare.
 nic_settings() {
-	ethtool -g "$NETGPU_DEV"
-	ethtool -x "$NETGPU_DEV"
+	nic_common_settings
 	ethtool -n "$NETGPU_DEV" 2>&1
 	ethtool -l "$NETGPU_DEV"
 	ethtool -k "$NETGPU_DEV"
 	ip -o link show "$NETGPU_DEV" | sed 's/qlen.*//'
+}
+
+# Those that receivers have in common.
+nic_common_settings() {
+	ethtool -g "$NETGPU_DEV"
+	ethtool -x "$NETGPU_DEV"
 }
 
 nic_queues() {

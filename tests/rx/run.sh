@@ -194,6 +194,47 @@ put_back() {
 	nic_ping
 }
 
+# Of two receivers the last to end puts the device back, and the other takes nothing from it.
+put_back_by_the_last() {
+	local before first second port
+	[ "$(nic_queues)" -ge 3 ] || skip "it takes three receive queues, the port has $(nic_queues)"
+	before=$(nic_settings)
+	receiver "$(address ours 4 5012)" --queue 1
+	first=$receiver
+	receiver "$(address ours 4 5013)" --queue 2
+	second=$receiver
+	netgpu recv --dev "$NETGPU_DEV" --queue 2 --listen 5014 2>"$work/recv.err" && fail "two receivers on one queue"
+	grep -q "queue 2 of $NETGPU_DEV is in use" "$work/recv.err" || fail "no reason given: $(cat "$work/recv.err")"
+	if [ "$1" = second ]; then
+		second=$first
+		first=$receiver
+	fi
+	kill -INT "$first"
+	until_true 10 gone "$first"
+	receiver=$second
+	[ "$1" = second ] && port=5012 || port=5013
+	peer_sender padded "$(address ours 4 $port)" --bytes 1000000
+	until_true 20 gone "$second"
+	equal "settings" "$(nic_settings)" "$before"
+}
+
+# What a receiver that was killed has left behind, short of its steering rule.
+put_back_after_kill() {
+	local before
+	before=$(nic_common_settings)
+	receiver "$(address ours 4 5015)" --queue 1
+	kill -9 "$receiver"
+	until_true 10 gone "$receiver"
+	[ "$before" != "$(nic_common_settings)" ] || fail "nothing was left behind: this test cannot tell"
+	receiver "$(address ours 4 5015)" --queue 1
+	kill -INT "$receiver"
+	until_true 10 gone "$receiver"
+	equal "settings" "$(nic_common_settings)" "$before"
+	ethtool -n "$NETGPU_DEV" | awk '/^Filter:/ { print $2 }' | while read -r rule; do
+		ethtool -N "$NETGPU_DEV" delete "$rule"
+	done
+}
+
 # Bad arguments are told, and leave the device alone.
 refused() {
 	local before rc=0
@@ -214,7 +255,7 @@ nothing_is_left() {
 	check_log
 }
 
-plan 23
+plan 26
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -237,6 +278,9 @@ run put_back end
 run put_back waiting
 run put_back INT
 run put_back TERM
+run put_back_by_the_last first
+run put_back_by_the_last second
+run put_back_after_kill
 run refused
 run nothing_is_left
 finish

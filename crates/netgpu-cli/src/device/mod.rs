@@ -3,18 +3,21 @@
 
 mod netlink;
 mod rules;
+mod shared;
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 
-use netlink::{DataSplit, Ethtool, Rings};
+use netlink::Ethtool;
 use rules::Rules;
+use shared::{Settings, Share};
 
 /// A device that is prepared: payload of the connections to one port arrives on one queue, apart from its headers, and
 /// nothing else does.
 ///
-/// Dropping it puts everything back that was changed, in reverse order. What cannot be put back is told.
+/// Dropping it puts everything back that was changed and that no other receiver needs, in reverse order. What cannot be put
+/// back is told.
 pub(crate) struct Prepared {
     queue: u32,
     undo: Vec<Undo>,
@@ -46,8 +49,7 @@ impl Prepared {
             queue,
             undo: Vec::new(),
         };
-        prepared.split_headers(device)?;
-        prepared.keep_others_away(device)?;
+        prepared.share(device)?;
         prepared.steer(device, address)?;
         Ok(prepared)
     }
@@ -57,50 +59,11 @@ impl Prepared {
         self.queue
     }
 
-    fn split_headers(&mut self, device: &str) -> Result<()> {
-        let ethtool = Ethtool::open(device)?;
-        let before = ethtool
-            .rings()
-            .with_context(|| format!("cannot read the ring settings of {device}"))?;
-        let wanted = Rings {
-            data_split: DataSplit::On,
-            split_threshold: before.split_threshold.map(|_| 0),
-        };
-        ethtool.set_rings(wanted).with_context(|| {
-            format!(
-                "cannot turn header split on at {device} (`ethtool -G {device} tcp-data-split on`); on some devices \
-                 `ethtool -K {device} rx-gro-hw on` or `ethtool -K {device} lro off` is needed first"
-            )
-        })?;
-        if before != wanted {
-            tracing::info!("{device}: header split on");
-            self.undo(format!("the header split of {device}"), move || {
-                ethtool.set_rings(before)
-            });
-        }
-        Ok(())
-    }
-
-    /// Takes the queue out of the table that spreads connections over all queues.
-    fn keep_others_away(&mut self, device: &str) -> Result<()> {
-        let ethtool = Ethtool::open(device)?;
-        let before = ethtool
-            .rss_table()
-            .with_context(|| format!("cannot read the RSS table of {device}"))?;
-        let Some(table) = without(&before, self.queue) else {
-            return Ok(());
-        };
-        let queue = self.queue;
-        ethtool.set_rss_table(&table).with_context(|| {
-            format!("cannot take queue {queue} out of the RSS table of {device} (`ethtool -X {device} …`)")
-        })?;
-        tracing::info!("{device}: queue {queue} taken out of the RSS table");
-        let queues = ethtool.receive_queues()?;
-        self.undo(format!("the RSS table of {device}"), move || {
-            // The kernel knows a default table from one that a user has set to the same, which it holds on to when the
-            // number of queues changes. It does not tell which it was; the default is the better guess.
-            let default = is_default(&before, queues);
-            ethtool.set_rss_table(if default { &[] } else { &before })
+    /// Header split on, and no other connections on the queue.
+    fn share(&mut self, device: &str) -> Result<()> {
+        let share = Share::join(device, self.queue)?;
+        self.undo(format!("header split and RSS of {device}"), move || {
+            share.leave()
         });
         Ok(())
     }
@@ -146,68 +109,9 @@ impl Drop for Prepared {
     }
 }
 
-/// The table with the entries of `queue` given to the other queues in turn; [`None`] if it has no such entry, or no
-/// other queue.
-fn without(table: &[u32], queue: u32) -> Option<Vec<u32>> {
-    if !table.contains(&queue) {
-        return None;
-    }
-    let mut others: Vec<u32> = table
-        .iter()
-        .copied()
-        .filter(|&entry| entry != queue)
-        .collect();
-    others.sort_unstable();
-    others.dedup();
-    if others.is_empty() {
-        // All connections went to this queue: let another one have them.
-        others.push(u32::from(queue == 0));
-    }
-    let mut turn = others.iter().copied().cycle();
-    Some(
-        table
-            .iter()
-            .map(|&entry| {
-                if entry == queue {
-                    turn.next().unwrap_or(entry)
-                } else {
-                    entry
-                }
-            })
-            .collect(),
-    )
-}
-
-/// Whether the table is what `ethtool_rxfh_indir_default()` of `include/linux/ethtool.h` makes: all queues in turn.
-fn is_default(table: &[u32], queues: u32) -> bool {
-    (0..)
-        .zip(table)
-        .all(|(index, &entry): (u32, _)| entry == index % queues)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_queue_leaves_the_table() {
-        assert_eq!(
-            without(&[0, 1, 2, 3, 0, 1, 2, 3], 3),
-            Some(vec![0, 1, 2, 0, 0, 1, 2, 1])
-        );
-        assert_eq!(without(&[0, 1, 0, 1], 1), Some(vec![0; 4]));
-        assert_eq!(without(&[0; 4], 0), Some(vec![1; 4]));
-        assert_eq!(without(&[1; 4], 1), Some(vec![0; 4]));
-        assert_eq!(without(&[0, 1], 2), None);
-        assert_eq!(without(&[], 0), None);
-    }
-
-    #[test]
-    fn the_default_table_is_recognised() {
-        assert!(is_default(&[0, 1, 2, 0, 1, 2, 0, 1], 3));
-        assert!(!is_default(&[0, 1, 2, 0], 4));
-        assert!(!is_default(&[0, 0], 2));
-    }
 
     #[test]
     fn changes_are_undone_in_reverse() {

@@ -16,6 +16,9 @@ use neli::nl::NlPayload;
 use neli::router::synchronous::NlRouter;
 use neli::types::{Buffer, GenlBuffer};
 use neli::utils::Groups;
+use serde::{Deserialize, Serialize};
+
+use super::shared::Settings;
 
 const ETHTOOL_MSG_RINGS_GET: u8 = 15;
 const ETHTOOL_MSG_RINGS_SET: u8 = 16;
@@ -34,7 +37,7 @@ const ETHTOOL_A_CHANNELS_COMBINED_COUNT: u16 = 9;
 const ETHTOOL_A_RSS_INDIR: u16 = 4;
 
 /// Whether the NIC puts headers and payload apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum DataSplit {
     /// The driver decides; it need not say what.
     Unknown,
@@ -54,7 +57,7 @@ impl DataSplit {
 }
 
 /// The ring parameters that matter here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rings {
     pub(crate) data_split: DataSplit,
     /// Packets up to this length are not split, on devices that can be told so.
@@ -86,57 +89,6 @@ impl Ethtool {
             family,
             device: device.to_owned(),
         })
-    }
-
-    /// Number of receive queues in use.
-    pub(crate) fn receive_queues(&self) -> Result<u32> {
-        let reply = self.request(ETHTOOL_MSG_CHANNELS_GET, Attributes::new())?;
-        let count = |attribute| number::<u32>(&reply, attribute).unwrap_or(0);
-        Ok(count(ETHTOOL_A_CHANNELS_COMBINED_COUNT) + count(ETHTOOL_A_CHANNELS_RX_COUNT))
-    }
-
-    pub(crate) fn rings(&self) -> Result<Rings> {
-        let reply = self.request(ETHTOOL_MSG_RINGS_GET, Attributes::new())?;
-        Ok(Rings {
-            data_split: match number::<u8>(&reply, ETHTOOL_A_RINGS_TCP_DATA_SPLIT) {
-                Some(1) => DataSplit::Off,
-                Some(2) => DataSplit::On,
-                _ => DataSplit::Unknown,
-            },
-            split_threshold: number(&reply, ETHTOOL_A_RINGS_HDS_THRESH),
-        })
-    }
-
-    pub(crate) fn set_rings(&self, rings: Rings) -> Result<()> {
-        let mut attributes = Attributes::new();
-        attributes.push(attribute(
-            ETHTOOL_A_RINGS_TCP_DATA_SPLIT,
-            rings.data_split.number(),
-        )?);
-        if let Some(threshold) = rings.split_threshold {
-            attributes.push(attribute(ETHTOOL_A_RINGS_HDS_THRESH, threshold)?);
-        }
-        self.request(ETHTOOL_MSG_RINGS_SET, attributes).map(drop)
-    }
-
-    /// The table that spreads connections over queues: a queue number each. Empty where the device has none.
-    pub(crate) fn rss_table(&self) -> Result<Vec<u32>> {
-        let reply = self.request(ETHTOOL_MSG_RSS_GET, Attributes::new())?;
-        let bytes: Vec<u8> = reply
-            .iter()
-            .find(|attribute| *attribute.nla_type().nla_type() == ETHTOOL_A_RSS_INDIR)
-            .map(|attribute| attribute.nla_payload().as_ref().to_vec())
-            .unwrap_or_default();
-        let (words, _) = bytes.as_chunks();
-        Ok(words.iter().map(|&word| u32::from_ne_bytes(word)).collect())
-    }
-
-    /// Sets the table; an empty one stands for the driver's default.
-    pub(crate) fn set_rss_table(&self, table: &[u32]) -> Result<()> {
-        let bytes: Vec<u8> = table.iter().flat_map(|queue| queue.to_ne_bytes()).collect();
-        let mut attributes = Attributes::new();
-        attributes.push(attribute(ETHTOOL_A_RSS_INDIR, bytes.as_slice())?);
-        self.request(ETHTOOL_MSG_RSS_SET, attributes).map(drop)
     }
 
     /// Sends a command about the device and returns the attributes of the answer, if it has one. The kernel's own
@@ -174,6 +126,59 @@ impl Ethtool {
             }
         }
         Ok(answer)
+    }
+}
+
+impl Settings for Ethtool {
+    /// Number of receive queues in use.
+    fn receive_queues(&self) -> Result<u32> {
+        let reply = self.request(ETHTOOL_MSG_CHANNELS_GET, Attributes::new())?;
+        let count = |attribute| number::<u32>(&reply, attribute).unwrap_or(0);
+        Ok(count(ETHTOOL_A_CHANNELS_COMBINED_COUNT) + count(ETHTOOL_A_CHANNELS_RX_COUNT))
+    }
+
+    fn rings(&self) -> Result<Rings> {
+        let reply = self.request(ETHTOOL_MSG_RINGS_GET, Attributes::new())?;
+        Ok(Rings {
+            data_split: match number::<u8>(&reply, ETHTOOL_A_RINGS_TCP_DATA_SPLIT) {
+                Some(1) => DataSplit::Off,
+                Some(2) => DataSplit::On,
+                _ => DataSplit::Unknown,
+            },
+            split_threshold: number(&reply, ETHTOOL_A_RINGS_HDS_THRESH),
+        })
+    }
+
+    fn set_rings(&self, rings: Rings) -> Result<()> {
+        let mut attributes = Attributes::new();
+        attributes.push(attribute(
+            ETHTOOL_A_RINGS_TCP_DATA_SPLIT,
+            rings.data_split.number(),
+        )?);
+        if let Some(threshold) = rings.split_threshold {
+            attributes.push(attribute(ETHTOOL_A_RINGS_HDS_THRESH, threshold)?);
+        }
+        self.request(ETHTOOL_MSG_RINGS_SET, attributes).map(drop)
+    }
+
+    /// The table that spreads connections over queues: a queue number each. Empty where the device has none.
+    fn rss_table(&self) -> Result<Vec<u32>> {
+        let reply = self.request(ETHTOOL_MSG_RSS_GET, Attributes::new())?;
+        let bytes: Vec<u8> = reply
+            .iter()
+            .find(|attribute| *attribute.nla_type().nla_type() == ETHTOOL_A_RSS_INDIR)
+            .map(|attribute| attribute.nla_payload().as_ref().to_vec())
+            .unwrap_or_default();
+        let (words, _) = bytes.as_chunks();
+        Ok(words.iter().map(|&word| u32::from_ne_bytes(word)).collect())
+    }
+
+    /// Sets the table; an empty one stands for the driver's default.
+    fn set_rss_table(&self, table: &[u32]) -> Result<()> {
+        let bytes: Vec<u8> = table.iter().flat_map(|queue| queue.to_ne_bytes()).collect();
+        let mut attributes = Attributes::new();
+        attributes.push(attribute(ETHTOOL_A_RSS_INDIR, bytes.as_slice())?);
+        self.request(ETHTOOL_MSG_RSS_SET, attributes).map(drop)
     }
 }
 

@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Settings of a device that its receivers have in common: header split, and which queues RSS leaves out.
+//!
+//! Receivers are processes of their own that come and go in any order, some by SIGKILL. What the device was like before
+//! the first of them lies in a file below `/run/netgpu/`, together with a file for each receiver, which it holds locked
+//! (flock(2)) as long as it lives. The last one to leave puts the device back; a receiver that was killed is put back
+//! after by the next.
+
+use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::netlink::{DataSplit, Ethtool, Rings};
+
+/// What is shared; implemented by [`Ethtool`].
+pub(crate) trait Settings {
+    fn receive_queues(&self) -> Result<u32>;
+    fn rings(&self) -> Result<Rings>;
+    fn set_rings(&self, rings: Rings) -> Result<()>;
+    /// A queue number each; empty where the device has no table.
+    fn rss_table(&self) -> Result<Vec<u32>>;
+    /// An empty table stands for the driver's default.
+    fn set_rss_table(&self, table: &[u32]) -> Result<()>;
+}
+
+/// What is to come back when the last receiver leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    rings: Rings,
+    rss: Vec<u32>,
+    /// The table as the receivers set it. Another one is somebody else's will, and stays.
+    rss_set: Vec<u32>,
+}
+
+/// A receiver's part in the settings of its device. [`Share::leave`] gives it back.
+pub(crate) struct Share<S: Settings> {
+    settings: S,
+    device: String,
+    dir: PathBuf,
+    queue: u32,
+    /// Holds the lock that says that we live.
+    _alive: File,
+}
+
+impl Share<Ethtool> {
+    /// Turns header split on at `device`, and takes `queue` out of its RSS table, beside what other receivers need.
+    pub(crate) fn join(device: &str, queue: u32) -> Result<Self> {
+        let namespace = fs::metadata("/proc/self/ns/net")
+            .context("cannot tell the network namespace (/proc/self/ns/net)")?
+            .ino();
+        let index = rustix::net::netdevice::name_to_index(
+            rustix::net::socket(
+                rustix::net::AddressFamily::INET,
+                rustix::net::SocketType::DGRAM,
+                None,
+            )
+            .context("cannot open a socket")?,
+            device,
+        )
+        .with_context(|| format!("there is no network device {device}"))?;
+        let dir = Path::new("/run/netgpu").join(format!("net-{namespace}-dev-{index}"));
+        Self::join_at(Ethtool::open(device)?, device, dir, queue)
+    }
+}
+
+impl<S: Settings> Share<S> {
+    fn join_at(settings: S, device: &str, dir: PathBuf, queue: u32) -> Result<Self> {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let _exclusive = lock(&dir)?;
+        let path = receiver_file(&dir, queue);
+        let alive =
+            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        match alive.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!(
+                    "receive queue {queue} of {device} is in use by another netgpu; choose one with --queue"
+                )
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        let share = Self {
+            settings,
+            device: device.to_owned(),
+            dir,
+            queue,
+            _alive: alive,
+        };
+        match share.enter() {
+            Ok(()) => Ok(share),
+            Err(error) => {
+                if let Err(more) = share.withdraw() {
+                    tracing::warn!(
+                        "cannot put back the settings of {device}: {}",
+                        crate::chain(&more)
+                    );
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn enter(&self) -> Result<()> {
+        let Self {
+            settings, device, ..
+        } = self;
+        let rings = settings
+            .rings()
+            .with_context(|| format!("cannot read the ring settings of {device}"))?;
+        let rss = settings
+            .rss_table()
+            .with_context(|| format!("cannot read the RSS table of {device}"))?;
+        let mut state = match self.load()? {
+            Some(state) if rings.data_split == DataSplit::On => state,
+            _ => State {
+                rings,
+                rss: rss.clone(),
+                rss_set: rss.clone(),
+            },
+        };
+        if rss != state.rss_set {
+            state.rss.clone_from(&rss);
+        }
+        let mut taken = self.others()?;
+        taken.push(self.queue);
+        let table = without(&state.rss, &taken, settings.receive_queues()?).with_context(|| {
+            format!("all receive queues of {device} would be taken, and one must be left to other traffic")
+        })?;
+        state.rss_set.clone_from(&table);
+        // Before the changes: who finds the file and not the table knows that we came no further.
+        self.store(&state)?;
+
+        let split = Rings {
+            data_split: DataSplit::On,
+            split_threshold: rings.split_threshold.map(|_| 0),
+        };
+        settings.set_rings(split).with_context(|| {
+            format!(
+                "cannot turn header split on at {device} (`ethtool -G {device} tcp-data-split on`); on some devices \
+                 `ethtool -K {device} rx-gro-hw on` or `ethtool -K {device} lro off` is needed first"
+            )
+        })?;
+        if rings != split {
+            tracing::info!("{device}: header split on");
+        }
+        if table != rss {
+            settings.set_rss_table(&table).with_context(|| {
+                format!("cannot take queue {} out of the RSS table of {device} (`ethtool -X {device} …`)", self.queue)
+            })?;
+            tracing::info!("{device}: queue {} taken out of the RSS table", self.queue);
+        }
+        Ok(())
+    }
+
+    /// Takes back what no other receiver needs.
+    pub(crate) fn leave(self) -> Result<()> {
+        let _exclusive = lock(&self.dir)?;
+        self.withdraw()
+    }
+
+    /// As [`Self::leave`], by who has locked the folder.
+    fn withdraw(&self) -> Result<()> {
+        let Self {
+            settings, device, ..
+        } = self;
+        remove(&receiver_file(&self.dir, self.queue))?;
+        let Some(mut state) = self.load()? else {
+            return Ok(());
+        };
+        let others = self.others()?;
+        let queues = settings.receive_queues()?;
+        let rss = settings.rss_table()?;
+        if rss != state.rss_set && rss != state.rss {
+            tracing::warn!("the RSS table of {device} was changed meanwhile and stays as it is");
+        } else {
+            let table = without(&state.rss, &others, queues).unwrap_or_else(|| state.rss.clone());
+            if table != rss {
+                // The kernel knows a default table from one that a user has set to the same, which it holds on to when the
+                // number of queues changes. It does not tell which it was; the default is the better guess.
+                settings.set_rss_table(if is_default(&table, queues) {
+                    &[]
+                } else {
+                    &table
+                })?;
+            }
+            state.rss_set = table;
+        }
+        if !others.is_empty() {
+            return self.store(&state);
+        }
+        if settings.rings()? != state.rings {
+            settings.set_rings(state.rings)?;
+        }
+        remove(&self.dir.join(STATE))
+    }
+
+    /// The queues of the other receivers. Forgets those that were killed.
+    fn others(&self) -> Result<Vec<u32>> {
+        let what = || format!("cannot look into {}", self.dir.display());
+        let mut queues = Vec::new();
+        for entry in fs::read_dir(&self.dir).with_context(what)? {
+            let entry = entry.with_context(what)?;
+            let name = entry.file_name();
+            let Some(queue) = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(RECEIVER)?.parse().ok())
+            else {
+                continue;
+            };
+            if queue == self.queue {
+                continue;
+            }
+            match File::open(entry.path()).with_context(what)?.try_lock() {
+                Err(TryLockError::WouldBlock) => queues.push(queue),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(what),
+                Ok(()) => remove(&entry.path())?,
+            }
+        }
+        Ok(queues)
+    }
+
+    /// What is to be put back, if that is written down and can be read.
+    fn load(&self) -> Result<Option<State>> {
+        let path = self.dir.join(STATE);
+        match fs::read(&path) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    fn store(&self, state: &State) -> Result<()> {
+        let path = self.dir.join(STATE);
+        let new = self.dir.join("state.new");
+        serde_json::to_vec(state)
+            .map_err(Into::into)
+            .and_then(|text| fs::write(&new, text).and_then(|()| fs::rename(&new, &path)))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+const STATE: &str = "state.json";
+const RECEIVER: &str = "queue-";
+
+fn receiver_file(dir: &Path, queue: u32) -> PathBuf {
+    dir.join(format!("{RECEIVER}{queue}"))
+}
+
+/// One receiver at a time comes or goes, until the file is dropped.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    File::create(&path)
+        .and_then(|file| file.lock().map(|()| file))
+        .with_context(|| format!("cannot lock {}", path.display()))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The table with the entries of the `taken` queues given to the other queues in turn; [`None`] if all `queues` are
+/// taken.
+fn without(table: &[u32], taken: &[u32], queues: u32) -> Option<Vec<u32>> {
+    if !table.iter().any(|entry| taken.contains(entry)) {
+        return Some(table.to_vec());
+    }
+    let mut left: Vec<u32> = table
+        .iter()
+        .copied()
+        .filter(|entry| !taken.contains(entry))
+        .collect();
+    left.sort_unstable();
+    left.dedup();
+    if left.is_empty() {
+        // All connections went to these queues: let another one have them.
+        left.push((0..queues).find(|queue| !taken.contains(queue))?);
+    }
+    let mut turn = left.iter().copied().cycle();
+    table
+        .iter()
+        .map(|entry| {
+            if taken.contains(entry) {
+                turn.next()
+            } else {
+                Some(*entry)
+            }
+        })
+        .collect()
+}
+
+/// Whether the table is what `ethtool_rxfh_indir_default()` of `include/linux/ethtool.h` makes: all queues in turn.
+fn is_default(table: &[u32], queues: u32) -> bool {
+    (0..)
+        .zip(table)
+        .all(|(index, &entry): (u32, _)| entry == index % queues)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    #[test]
+    fn queues_leave_the_table() {
+        assert_eq!(
+            without(&[0, 1, 2, 3, 0, 1, 2, 3], &[3], 4),
+            Some(vec![0, 1, 2, 0, 0, 1, 2, 1])
+        );
+        assert_eq!(
+            without(&[0, 1, 2, 3, 0, 1, 2, 3], &[3, 1], 4),
+            Some(vec![0, 0, 2, 2, 0, 0, 2, 2])
+        );
+        assert_eq!(without(&[0; 4], &[0], 2), Some(vec![1; 4]));
+        assert_eq!(without(&[1; 4], &[1, 0], 3), Some(vec![2; 4]));
+        assert_eq!(without(&[0, 1], &[2], 3), Some(vec![0, 1]));
+        assert_eq!(without(&[0, 1], &[0, 1], 2), None);
+        assert_eq!(without(&[], &[0], 1), Some(vec![]));
+    }
+
+    #[test]
+    fn the_default_table_is_recognised() {
+        assert!(is_default(&[0, 1, 2, 0, 1, 2, 0, 1], 3));
+        assert!(!is_default(&[0, 1, 2, 0], 4));
+        assert!(!is_default(&[0, 0], 2));
+    }
+
+    const QUEUES: u32 = 4;
+    const OFF: Rings = Rings {
+        data_split: DataSplit::Off,
+        split_threshold: Some(256),
+    };
+
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    struct Device {
+        rings: Rings,
+        table: Vec<u32>,
+        refuses_split: bool,
+    }
+
+    type Shared = Rc<RefCell<Device>>;
+
+    impl Settings for Shared {
+        fn receive_queues(&self) -> Result<u32> {
+            Ok(QUEUES)
+        }
+        fn rings(&self) -> Result<Rings> {
+            Ok(self.borrow().rings)
+        }
+        fn set_rings(&self, rings: Rings) -> Result<()> {
+            if self.borrow().refuses_split {
+                bail!("no header split");
+            }
+            self.borrow_mut().rings = rings;
+            Ok(())
+        }
+        fn rss_table(&self) -> Result<Vec<u32>> {
+            Ok(self.borrow().table.clone())
+        }
+        fn set_rss_table(&self, table: &[u32]) -> Result<()> {
+            self.borrow_mut().table = if table.is_empty() {
+                (0..8).map(|index| index % QUEUES).collect()
+            } else {
+                table.to_vec()
+            };
+            Ok(())
+        }
+    }
+
+    /// A device, and a folder that lasts as long as the first part.
+    fn device(table: &[u32]) -> (tempfile::TempDir, Shared) {
+        let device = Device {
+            rings: OFF,
+            table: table.to_vec(),
+            refuses_split: false,
+        };
+        (
+            tempfile::tempdir().expect("a folder"),
+            Rc::new(RefCell::new(device)),
+        )
+    }
+
+    fn join(dir: &tempfile::TempDir, device: &Shared, queue: u32) -> Result<Share<Shared>> {
+        Share::join_at(device.clone(), "eth0", dir.path().join("eth0"), queue)
+    }
+
+    #[test]
+    fn the_last_to_leave_puts_everything_back_in_either_order() {
+        for table in [&[0, 1, 2, 3, 0, 1, 2, 3], &[3, 3, 2, 1, 0, 0, 0, 0]] {
+            for first_leaves_first in [true, false] {
+                let (dir, device) = device(table);
+                let before = device.borrow().clone();
+                let (a, b) = (
+                    join(&dir, &device, 2).expect("queue 2"),
+                    join(&dir, &device, 3).expect("queue 3"),
+                );
+                assert!(device.borrow().table.iter().all(|&queue| queue < 2));
+                let (first, second) = if first_leaves_first { (a, b) } else { (b, a) };
+                let staying = second.queue;
+                first.leave().expect("it can leave");
+                assert_eq!(device.borrow().rings.data_split, DataSplit::On);
+                assert!(!device.borrow().table.contains(&staying));
+                assert!(device.borrow().table.contains(&(5 - staying)));
+                second.leave().expect("it can leave");
+                assert_eq!(*device.borrow(), before);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_killed_one_left_is_put_back_by_the_next() {
+        let (dir, device) = device(&[0, 1, 2, 3, 0, 1, 2, 3]);
+        let before = device.borrow().clone();
+        // Dropped without leaving: what SIGKILL makes of it.
+        drop(join(&dir, &device, 3).expect("queue 3"));
+        assert_ne!(*device.borrow(), before);
+        join(&dir, &device, 2)
+            .expect("queue 2")
+            .leave()
+            .expect("it can leave");
+        assert_eq!(*device.borrow(), before);
+    }
+
+    #[test]
+    fn a_queue_has_one_receiver() {
+        let (dir, device) = device(&[0, 1, 2, 3]);
+        let first = join(&dir, &device, 3).expect("queue 3");
+        let during = device.borrow().clone();
+        let refused = join(&dir, &device, 3)
+            .err()
+            .expect("it is in use")
+            .to_string();
+        assert!(refused.contains("queue 3 of eth0 is in use"), "{refused}");
+        assert_eq!(*device.borrow(), during);
+        first.leave().expect("it can leave");
+    }
+
+    #[test]
+    fn a_refusal_changes_nothing() {
+        let (dir, device) = device(&[0, 1, 2, 3]);
+        device.borrow_mut().refuses_split = true;
+        let before = device.borrow().clone();
+        assert!(join(&dir, &device, 3).is_err());
+        assert_eq!(*device.borrow(), before);
+        // Nor is a queue left for others by the last ones.
+        device.borrow_mut().refuses_split = false;
+        let shares: Vec<_> = (0..3)
+            .map(|queue| join(&dir, &device, queue).expect("one is left"))
+            .collect();
+        let during = device.borrow().clone();
+        assert!(join(&dir, &device, 3).is_err());
+        assert_eq!(*device.borrow(), during);
+        drop(shares);
+    }
+
+    #[test]
+    fn what_others_set_meanwhile_stays() {
+        let (dir, device) = device(&[0, 1, 2, 3]);
+        let share = join(&dir, &device, 3).expect("queue 3");
+        device.borrow_mut().table = vec![2, 2, 2, 2];
+        share.leave().expect("it can leave");
+        assert_eq!(device.borrow().table, [2, 2, 2, 2]);
+        assert_eq!(device.borrow().rings, OFF);
+    }
+}
