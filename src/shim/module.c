@@ -10,6 +10,8 @@ MODULE_ALIAS_TCP_ULP(NETGPU_ULP_NAME);
 
 const char *netgpu_missing_patch(void)
 {
+	if (!net_mp_ops_valid || !net_mp_ops_valid(&netgpu_mp_ops))
+		return "page_pool: accept memory provider ops of a module";
 	if (!netif_mp_open_rxq || !netif_mp_close_rxq || !net_mp_niov_set_dma_addr || !net_mp_niov_set_page_pool ||
 	    !net_mp_niov_clear_page_pool || !netdev_queue_get_dma_dev)
 		return "net: export the memory provider interface";

@@ -49,7 +49,7 @@ static void netgpu_mp_uninstall(void *mp_priv, struct netdev_rx_queue *rxq)
 	netgpu_queue_uninstalled(mp_priv);
 }
 
-static const struct memory_provider_ops netgpu_mp_ops = {
+const struct memory_provider_ops netgpu_mp_ops = {
 	.init		= netgpu_mp_init,
 	.destroy	= netgpu_mp_destroy,
 	.alloc_netmems	= netgpu_mp_alloc_netmems,

@@ -22,6 +22,7 @@ int netif_mp_open_rxq(struct net_device *dev, unsigned int rxq_idx, const struct
 		      struct netlink_ext_ack *extack) __weak;
 void netif_mp_close_rxq(struct net_device *dev, unsigned int rxq_idx,
 			const struct pp_memory_provider_params *old_p) __weak;
+bool net_mp_ops_valid(const struct memory_provider_ops *mp_ops) __weak;
 bool net_mp_niov_set_dma_addr(struct net_iov *niov, dma_addr_t addr) __weak;
 void net_mp_niov_set_page_pool(struct page_pool *pool, struct net_iov *niov) __weak;
 void net_mp_niov_clear_page_pool(struct net_iov *niov) __weak;
@@ -66,6 +67,9 @@ static inline struct netgpu_ulp *netgpu_ulp_of(const struct sock *sk)
 {
 	return (__force struct netgpu_ulp *)READ_ONCE(inet_csk(sk)->icsk_ulp_data);
 }
+
+/* provider.c */
+extern const struct memory_provider_ops netgpu_mp_ops;
 
 /* proto functions and callback of rx.c and tx.c. */
 int netgpu_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags);
