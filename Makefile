@@ -21,9 +21,13 @@ clean:
 root kernel:
 	@scripts/$@ >/dev/null
 
-.PHONY: crates test check demo
-crates test check demo:
+.PHONY: crates check demo
+crates check demo:
 	@scripts/$@ $(ARGS)
+
+.PHONY: test
+test:
+	@scripts/test $(if $(filter debug,$(KERNEL)),--debug) $(ARGS)
 
 .PHONY: help
 help:
@@ -33,6 +37,7 @@ help:
 	@echo
 	@echo 'make demo               a file through zero-copy TCP, both ways, shown'
 	@echo 'make test               every test; ARGS="rx tx" runs only these (see scripts/test --help)'
+	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
 	@echo 'make check              only formatting, lints and style'
 	@echo
 	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin'
