@@ -56,7 +56,9 @@
 
 pub mod bits;
 pub mod cmd;
+pub mod control;
 pub mod datapath;
+pub mod fault;
 pub mod mem;
 pub mod model;
 pub mod obj;

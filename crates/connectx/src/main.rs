@@ -2,13 +2,14 @@
 //! Serves the two ports of a software ConnectX over vfio-user.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+use connectx::control::{self, Request};
 use connectx::datapath::engine;
 use connectx::datapath::link::Cable;
 use connectx::model::{CX5, Model};
@@ -21,7 +22,11 @@ use tracing_subscriber::EnvFilter;
 /// Ends when both monitors have closed their connections. RUST_LOG chooses what is logged
 /// (default: info).
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Args {
     /// Socket of a port; give two. They are made here and must not exist.
     #[arg(long = "port", value_name = "SOCKET", required = true)]
@@ -35,6 +40,24 @@ struct Args {
     /// dropped; 0 never waits.
     #[arg(long, value_name = "MS", default_value_t = 50)]
     pause_ms: u64,
+
+    /// Socket for `connectx ctl`, which makes things go wrong. It is made here and must not exist.
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Asks a running connectx to do something to its cable or ports.
+    Ctl {
+        /// The socket of its --control.
+        socket: PathBuf,
+        #[command(subcommand)]
+        request: Request,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -51,8 +74,30 @@ impl Profile {
     }
 }
 
+/// Sends the request and prints what the answer has to say.
+fn ask(socket: &Path, request: &Request) -> anyhow::Result<()> {
+    let answer = control::ask(socket, request).with_context(|| {
+        format!(
+            "cannot ask at {}; is a connectx running with --control?",
+            socket.display()
+        )
+    })?;
+    if let Some(refusal) = answer.error {
+        return Err(anyhow!(refusal));
+    }
+    if let Some(fates) = answer.fates {
+        for (port, fates) in fates.iter().enumerate() {
+            println!("from port {port}: {}", serde_json::to_string(fates)?);
+        }
+    }
+    Ok(())
+}
+
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if let Some(Command::Ctl { socket, request }) = &args.command {
+        return ask(socket, request);
+    }
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
         .from_env()
@@ -74,6 +119,14 @@ fn main() -> anyhow::Result<()> {
         PortServer::listen(a, cable.clone(), 0)?,
         PortServer::listen(b, cable.clone(), 1)?,
     ];
+    if let Some(path) = &args.control {
+        control::serve(path, cable.clone()).with_context(|| {
+            format!(
+                "cannot listen at {}; is another connectx running, or did one leave it behind?",
+                path.display()
+            )
+        })?;
+    }
     info!(
         "waiting for monitors at {} and {}",
         a.display(),
@@ -94,6 +147,8 @@ fn main() -> anyhow::Result<()> {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         cable.bells.iter().for_each(|bell| bell.stop());
+        // Which writes what is buffered.
+        (0..2).for_each(|port| cable.change_wire(port, |wire| wire.capture(None)));
         results.into_iter().collect::<Result<Vec<()>, _>>()?;
         Ok(())
     })

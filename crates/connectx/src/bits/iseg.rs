@@ -17,6 +17,20 @@ pub const CMD_DOORBELL: u64 = 0x018;
 pub const HEALTH_FW_VER: u64 = 0x230;
 /// Health buffer: hardware id.
 pub const HEALTH_HW_ID: u64 = 0x234;
+/// Health buffer: `rfr_severity` in its highest byte.
+pub const HEALTH_SEVERITY: u64 = 0x238;
+/// In it: the firmware asks to be reset (`MLX5_RFR_BIT_OFFSET`).
+pub const RESET_REQUESTED: u32 = 1 << 31;
+/// Health buffer: `irisc_index`, syndrome, and its extension.
+pub const HEALTH_SYNDROME: u64 = 0x23c;
+/// `initializing`: ready when its highest bit is clear.
+pub const INITIALIZING: u64 = 0x1fc;
+/// In it: the driver can reset the firmware (`MLX5_FW_RESET_SUPPORTED_OFFSET`).
+pub const FIRMWARE_RESET: u32 = 1 << 30;
+/// `nic_interface`: no driver (`MLX5_INITIAL_SEG_NIC_INTERFACE_DISABLED`).
+pub const NIC_DISABLED: u32 = 1;
+/// `nic_interface`: the driver asks for a reset of the firmware (`MLX5_INITIAL_SEG_NIC_INTERFACE_SW_RESET`).
+pub const NIC_RESET: u32 = 7;
 /// High half of the free-running timer.
 pub const TIMER_HIGH: u64 = 0x1000;
 /// Low half of the free-running timer.

@@ -8,8 +8,9 @@ use tracing::debug;
 
 use super::doorbell;
 use crate::bits::iseg::{
-    CMD_DOORBELL, CMDIF_REV, CMDIF_REV_5, CMDQ_ADDR_HIGH, CMDQ_ADDR_LOW, FW_REV, HEALTH_COUNTER,
-    HEALTH_FW_VER, HEALTH_HW_ID, TIMER_HIGH, TIMER_LOW, cmdq_low,
+    CMD_DOORBELL, CMDIF_REV, CMDIF_REV_5, CMDQ_ADDR_HIGH, CMDQ_ADDR_LOW, FIRMWARE_RESET, FW_REV,
+    HEALTH_COUNTER, HEALTH_FW_VER, HEALTH_HW_ID, HEALTH_SEVERITY, HEALTH_SYNDROME, INITIALIZING,
+    NIC_DISABLED, NIC_RESET, RESET_REQUESTED, TIMER_HIGH, TIMER_LOW, cmdq_low,
 };
 use crate::datapath::link;
 use crate::obj::port::Port;
@@ -30,9 +31,11 @@ fn register(port: &Port, offset: u64) -> u32 {
         HEALTH_HW_ID => u32::from(port.model.device_id()),
         TIMER_HIGH => (nanoseconds >> 32) as u32,
         TIMER_LOW => nanoseconds as u32,
+        HEALTH_SEVERITY if port.faults.assert != 0 => RESET_REQUESTED,
+        HEALTH_SYNDROME => u32::from(port.faults.assert) << 16,
         // Milliseconds: the driver looks every two seconds whether it has changed.
-        HEALTH_COUNTER => (nanoseconds / 1_000_000) as u32,
-        // Among them `initializing`, which says ready, and the health syndrome, which says well.
+        HEALTH_COUNTER if port.faults.assert == 0 => (nanoseconds / 1_000_000) as u32,
+        INITIALIZING => FIRMWARE_RESET,
         _ => 0,
     }
 }
@@ -61,7 +64,12 @@ pub fn write(ports: &mut [Port; 2], me: usize, offset: u64, data: &[u8]) {
                 // Setting `nic_interface` alone writes back the address.
                 let moved = std::mem::replace(&mut command.address, address) != address;
                 command.nic_interface = value >> 8 & 7;
-                if moved {
+                if command.nic_interface == NIC_RESET {
+                    // At once: nobody sees it going on.
+                    command.nic_interface = NIC_DISABLED;
+                    ports[me].faults.assert = 0;
+                    start_over(ports, me);
+                } else if moved {
                     start_over(ports, me);
                 }
             }
@@ -114,5 +122,28 @@ mod tests {
         write(&mut ports, 0, CMDQ_ADDR_LOW, &0x2345_6100u32.to_be_bytes());
         assert_eq!(word(&ports[0], CMDQ_ADDR_LOW), 0x2345_6156, "nic_interface");
         assert!(ports[0].hca.pds.get(1).is_some(), "the same queue");
+    }
+
+    /// As `mlx5_error_sw_reset()` goes about it.
+    #[test]
+    fn an_assert_lasts_until_the_driver_resets_the_firmware() {
+        let mut ports = [port(0x1000), port(0x1000)];
+        ports[0].hca.pds.insert(()).unwrap();
+        ports[0].faults.assert = 1;
+        assert_eq!(word(&ports[0], HEALTH_SEVERITY) >> 31, 1);
+        let mut syndrome = [0];
+        read(&ports[0], 0x23d, &mut syndrome);
+        assert_eq!(syndrome, [1]);
+        assert_eq!(word(&ports[0], HEALTH_COUNTER), 0, "it stands still");
+        assert_ne!(word(&ports[0], INITIALIZING) & FIRMWARE_RESET, 0);
+        write(
+            &mut ports,
+            0,
+            CMDQ_ADDR_LOW,
+            &(NIC_RESET << 8).to_be_bytes(),
+        );
+        assert_eq!(word(&ports[0], CMDQ_ADDR_LOW) >> 8 & 7, NIC_DISABLED);
+        assert_eq!(word(&ports[0], HEALTH_SYNDROME), 0);
+        assert!(ports[0].hca.pds.get(1).is_none(), "everything is gone");
     }
 }

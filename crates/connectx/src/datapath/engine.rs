@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::link::Cable;
+use super::gather::Cursor;
+use super::link::{Cable, peer};
 use super::packet::Headers;
-use super::rx::{Route, route};
+use super::rx::{Frame, Outcome, Route, receive, route};
 use super::tx::{self, Step};
+use crate::fault::wire::Wire;
 use crate::mem::Slice;
 use crate::obj::counter::Traffic;
 use crate::obj::cq::Cq;
@@ -196,26 +198,36 @@ pub fn run(cable: &Cable, me: usize) {
     let mut ready = VecDeque::new();
     let mut blocked = Vec::new();
     let mut patience = Patience::default();
+    let mut arrival: Option<Instant> = None;
     loop {
         let go_on = if !ready.is_empty() {
             bell.collect(&mut ready);
             true
-        } else if blocked.is_empty() {
-            patience.wait(bell, &mut ready)
-        } else {
+        } else if !blocked.is_empty() {
             bell.wait(&mut ready, Some(RETRY))
+        } else if let Some(arrival) = arrival {
+            let left = arrival.saturating_duration_since(Instant::now());
+            bell.wait(&mut ready, Some(left))
+        } else {
+            patience.wait(bell, &mut ready)
         };
         if !go_on {
             return;
         }
         ready.extend(blocked.drain(..));
-        serve(cable, me, &mut ready, &mut blocked);
+        arrival = serve(cable, me, &mut ready, &mut blocked);
     }
 }
 
-/// One batch.
-fn serve(cable: &Cable, me: usize, ready: &mut VecDeque<u32>, blocked: &mut Vec<u32>) {
+/// One batch. Returns when the next frame arrives that is on a wire.
+fn serve(
+    cable: &Cable,
+    me: usize,
+    ready: &mut VecDeque<u32>,
+    blocked: &mut Vec<u32>,
+) -> Option<Instant> {
     let ports = &*cable.ports.read();
+    let mut wire = cable.wire(me);
     let mut batch = Batch::default();
     let mut budget = BATCH;
     while budget > 0
@@ -227,7 +239,15 @@ fn serve(cable: &Cable, me: usize, ready: &mut VecDeque<u32>, blocked: &mut Vec<
         };
         // Cleared before the work is looked at: a doorbell from here on counts again.
         sq.scheduled.store(false, Ordering::SeqCst);
-        let step = tx::run(ports, me, sq, &mut batch, &mut budget, cable.pause);
+        let step = tx::run(
+            ports,
+            me,
+            sq,
+            &mut batch,
+            &mut budget,
+            cable.pause,
+            wire.as_deref_mut(),
+        );
         // If it was set meanwhile, the queue is on the bell's list already.
         if step == Step::Idle || sq.scheduled.swap(true, Ordering::SeqCst) {
             continue;
@@ -238,7 +258,46 @@ fn serve(cable: &Cable, me: usize, ready: &mut VecDeque<u32>, blocked: &mut Vec<
             blocked.push(sqn);
         }
     }
+    let arrival = wire.and_then(|mut wire| {
+        let arrival = arrive(ports, me, &mut wire, &mut batch, cable.pause);
+        cable.release(me, &wire);
+        arrival
+    });
     batch.finish(ports, me);
+    arrival
+}
+
+/// Delivers the frames that have come through the wire of port `me`, as many as a batch has. Returns when to look again.
+fn arrive<'p>(
+    ports: &'p [Port; 2],
+    me: usize,
+    wire: &mut Wire,
+    batch: &mut Batch<'p>,
+    pause: Duration,
+) -> Option<Instant> {
+    for _ in 0..BATCH {
+        let now = Instant::now();
+        let Some(mut flying) = wire.arrived(now) else {
+            return wire.next_due();
+        };
+        // What was on the cable when it went dark is lost.
+        if !ports[peer(me)].link_up {
+            continue;
+        }
+        let frame = Frame {
+            head: &mut flying.bytes,
+            body: Cursor::new(&[]),
+            length: 0,
+            fill_checksum: false,
+            lie: flying.lie,
+        };
+        let patient = now - flying.due < pause;
+        if receive(ports, peer(me), frame, batch, patient) == Outcome::Blocked {
+            wire.put_back(flying);
+            return Some(now + RETRY);
+        }
+    }
+    wire.next_due()
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The cable between the two ports, and what both sides share.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::engine::Bell;
+use crate::fault::wire::{Fates, Wire};
 use crate::model::Model;
 use crate::obj::port::Port;
 
@@ -22,6 +24,8 @@ pub struct Cable {
     /// How long a sender waits for a receiver without buffers, as a pause frame makes it wait,
     /// before its packets are dropped.
     pub pause: Duration,
+    /// What frames go through instead of straight into the other port's memory, by port that sends, and whether they do.
+    wires: [(AtomicBool, Mutex<Wire>); 2],
 }
 
 impl Cable {
@@ -33,7 +37,33 @@ impl Cable {
             ports: RwLock::new([port(1), port(2)]),
             bells: Default::default(),
             pause,
+            wires: [0, 1].map(|port| (AtomicBool::new(false), Mutex::new(Wire::new(port)))),
         }
+    }
+
+    /// The wire that frames of port `from` have to go through, if they have to.
+    pub fn wire(&self, from: usize) -> Option<MutexGuard<'_, Wire>> {
+        let (needed, wire) = &self.wires[from];
+        needed.load(Ordering::Relaxed).then(|| wire.lock())
+    }
+
+    /// Frames of port `from` need not go through `wire` any longer, if that is so.
+    pub fn release(&self, from: usize, wire: &Wire) {
+        self.wires[from]
+            .0
+            .store(wire.is_needed(), Ordering::Relaxed);
+    }
+
+    /// Changes the wire that frames of port `from` go through.
+    pub fn change_wire(&self, from: usize, change: impl FnOnce(&mut Wire)) {
+        let mut wire = self.wires[from].1.lock();
+        change(&mut wire);
+        self.release(from, &wire);
+    }
+
+    /// What has become of the frames of port `from` that went through its wire.
+    pub fn fates(&self, from: usize) -> Fates {
+        self.wires[from].1.lock().fates()
     }
 }
 
@@ -42,9 +72,11 @@ pub fn peer(port: usize) -> usize {
     1 - port
 }
 
-/// Brings the link up when both ends want it up, and down when one does not; tells both drivers.
+/// Brings the link up when both ends want it up and give light, and down when one does not; tells both drivers.
 pub fn update(ports: &mut [Port; 2]) {
-    let up = ports.iter().all(|port| port.hca.vport.admin_up);
+    let up = ports
+        .iter()
+        .all(|port| port.hca.vport.admin_up && !port.faults.dark && port.faults.assert == 0);
     for port in ports {
         port.set_link(up);
     }

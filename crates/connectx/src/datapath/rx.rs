@@ -7,7 +7,8 @@ use super::checksum::Sum;
 use super::engine::Batch;
 use super::gather::Cursor;
 use super::packet::{ETHERNET, Headers, Transport, VLAN_TAG};
-use crate::bits::event::{Cqe, RxInfo};
+use crate::bits::event::{Cqe, RxInfo, Syndrome};
+use crate::fault::Arrival;
 use crate::obj::counter::{Cast, QueueCounters};
 use crate::obj::cq::Cq;
 use crate::obj::flow::MatchKey;
@@ -24,6 +25,24 @@ pub struct Frame<'a, 'p> {
     pub length: usize,
     /// The sender asked for the TCP or UDP checksum to be filled in.
     pub fill_checksum: bool,
+    /// The completion is to tell the opposite of the truth about checksums.
+    pub lie: bool,
+}
+
+impl Frame<'_, '_> {
+    /// The frame as it is on the cable.
+    pub fn flatten(mut self) -> Vec<u8> {
+        let total = self.head.len() + self.length;
+        let transported = Transported::of(&Headers::parse(self.head), total);
+        let mut bytes = vec![0; total];
+        let (head, body) = bytes.split_at_mut(self.head.len());
+        head.copy_from_slice(self.head);
+        self.body.read(body);
+        if let (Some(transported), true) = (transported, self.fill_checksum) {
+            transported.fill(&mut bytes, Sum::default());
+        }
+        bytes
+    }
 }
 
 /// What became of a frame.
@@ -150,7 +169,15 @@ pub fn receive<'p>(
         return Outcome::Done;
     };
     let mut state = route.rq.state.lock();
-    match route.rq.room(port, &mut state) {
+    let room = match port.faults.arrival() {
+        Arrival::Well => route.rq.room(port, &mut state),
+        Arrival::Starved => Room::Wait,
+        Arrival::Fails => {
+            route.rq.fail(port, &mut state, Syndrome::LocalProtection);
+            Room::Drop
+        }
+    };
+    match room {
         Room::Entry => {}
         Room::Wait if patient => return Outcome::Blocked,
         Room::Wait | Room::Drop => {
@@ -187,12 +214,18 @@ pub fn receive<'p>(
     };
     let transported = Transported::of(&headers, total);
     let cast = Cast::of(frame.head);
-    let info = store(
+    let lie = frame.lie;
+    let mut info = store(
         frame,
         transported.as_ref(),
         Cursor::new(&batch.places),
         info,
     );
+    if lie {
+        info.l3_ok = !info.l3_ok;
+        info.l4_ok = !info.l4_ok;
+        info.checksum = !info.checksum;
+    }
     batch.traffic[to].count(cast, total);
     complete(port, &route, &mut state, &info, batch);
     Outcome::Done

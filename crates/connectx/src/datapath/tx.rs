@@ -14,6 +14,7 @@ use super::tso;
 use crate::bits::ctx::QueueState;
 use crate::bits::event::{Cqe, Syndrome};
 use crate::bits::wqe::{BASIC_BLOCK, Control, Data, Ethernet, MAX_SEND, SEGMENT, SendOp};
+use crate::fault::wire::{Full, Wire};
 use crate::mem::{Access, Slice};
 use crate::obj::counter::Cast;
 use crate::obj::port::{MAX_MTU, Port};
@@ -48,7 +49,7 @@ impl From<Syndrome> for Stop {
     }
 }
 
-/// Sends what is in `sq`, a queue of port `me`, as far as `budget` packets go.
+/// Sends what is in `sq`, a queue of port `me`, as far as `budget` packets go, through `wire` if there is one.
 pub fn run<'p>(
     ports: &'p [Port; 2],
     me: usize,
@@ -56,6 +57,7 @@ pub fn run<'p>(
     batch: &mut Batch<'p>,
     budget: &mut u32,
     pause: Duration,
+    mut wire: Option<&mut Wire>,
 ) -> Step {
     let port = &ports[me];
     let mut state = sq.state.lock();
@@ -97,6 +99,7 @@ pub fn run<'p>(
         let result = match readable {
             _ if state.state == QueueState::Error => Err(Stop::Failed(Syndrome::Flush)),
             Err(syndrome) => Err(Stop::Failed(syndrome)),
+            Ok(()) if port.faults.take_send() => Err(Stop::Failed(Syndrome::LocalProtection)),
             Ok(()) => {
                 let mut sender = Sender {
                     ports,
@@ -105,6 +108,7 @@ pub fn run<'p>(
                     batch,
                     budget,
                     pause,
+                    wire: wire.as_deref_mut(),
                 };
                 sender.entry(&mut state, control, bytes)
             }
@@ -182,6 +186,7 @@ struct Sender<'b, 'p> {
     batch: &'b mut Batch<'p>,
     budget: &'b mut u32,
     pause: Duration,
+    wire: Option<&'b mut Wire>,
 }
 
 impl<'p> Sender<'_, 'p> {
@@ -337,8 +342,14 @@ impl<'p> Sender<'_, 'p> {
             body,
             length,
             fill_checksum: ethernet.l4_checksum,
+            lie: false,
         };
-        if let Some(to) = destination(self.ports, self.me, frame.head) {
+        let to = destination(self.ports, self.me, frame.head);
+        if let (Some(wire), true) = (&mut self.wire, to == Some(peer(self.me))) {
+            if wire.send(Instant::now(), frame.flatten()) == Err(Full) {
+                return Err(Stop::Blocked);
+            }
+        } else if let Some(to) = to {
             let patient = state
                 .blocked_since
                 .is_none_or(|since| since.elapsed() < self.pause);

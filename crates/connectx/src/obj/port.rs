@@ -16,6 +16,7 @@ use super::sq::Sq;
 use super::tir::{Rqt, Tir};
 use crate::bits::event::{Eqe, EventType, PortChange};
 use crate::bits::iseg::FIRST_UAR;
+use crate::fault::PortFaults;
 use crate::mem::{Access, GuestMemory};
 use crate::model::{CapabilityType, Model, capability_structure};
 use crate::pci::{ConfigSpace, MSIX_TABLE};
@@ -57,6 +58,8 @@ pub struct Port {
     pub sent: TrafficTotal,
     /// Frames that were dropped on arrival because no rule wanted them, or no entry was large enough.
     pub discarded: AtomicU64,
+    /// What goes wrong in it, on demand.
+    pub faults: PortFaults,
 }
 
 /// The command queue registers of the initialisation segment.
@@ -180,6 +183,7 @@ impl Port {
             received: TrafficTotal::default(),
             sent: TrafficTotal::default(),
             discarded: AtomicU64::new(0),
+            faults: PortFaults::default(),
         }
     }
 

@@ -180,7 +180,7 @@ impl Rq {
     }
 
     /// Stops the queue with an error completion for the next entry.
-    fn fail(&self, port: &Port, state: &mut RqState, syndrome: Syndrome) {
+    pub fn fail(&self, port: &Port, state: &mut RqState, syndrome: Syndrome) {
         state.state = QueueState::Error;
         if let Some(cq) = port.hca.cqs.get(self.cqn)
             && cq.push(
