@@ -87,3 +87,27 @@ nic_queues() {
 nic_counter() {
 	ethtool -S "$NETGPU_DEV" | awk -v name="$1:" '$1 == name { print $2 }'
 }
+
+# connectx REQUEST: asks the software ConnectX under the guest for something, in JSON (see `connectx ctl --help`), and fails if
+# it refuses. Leaves the answer in $answer.
+connectx() {
+	local port
+	port=$(grep -lx connectx /sys/class/virtio-ports/*/name) || fail "this guest has no way to its software ConnectX"
+	port=${port%/name}
+	exec 8<>"/dev/${port##*/}"
+	echo "$1" >&8
+	read -r answer <&8
+	exec 8>&-
+	case $answer in
+	'{"ok":true'*) ;;
+	*) fail "connectx: $1: $answer" ;;
+	esac
+}
+
+# impair FROM FIELDS...: what the cable does to frames of port FROM (0 is ours, 1 the peer's), for example '"drop":0.01'; nothing
+# without FIELDS.
+impair() {
+	local from="$1"
+	shift
+	connectx "{\"do\":\"impair\",\"from\":$from,\"impairment\":{$*}}"
+}

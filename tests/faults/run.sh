@@ -1,0 +1,177 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
+#
+# A cable and ports on which things go wrong: streams arrive bit-exact all the same, and Linux's own driver recovers.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+. ../lib/transfer.sh
+
+# Whatever a case did to cable and ports.
+well() {
+	connectx '{"do":"impair"}'
+	connectx '{"do":"link","up":true}'
+	connectx '{"do":"starve","port":0,"on":false}'
+}
+
+# fate NAME: how many frames of both directions had it.
+fate() {
+	connectx '{"do":"fates"}'
+	echo "$answer" | tr ',{}' '\n\n\n' | awk -F: -v name="\"$1\"" '$1 == name { sum += $2 } END { print sum }'
+}
+
+# stream_in BYTES COMMAND...: a stream into netgpu; COMMAND runs when it is on its way.
+stream_in() {
+	local bytes="$1"
+	shift
+	receiver "$(address ours 4 7001)" --memory 16M
+	peer_sender padded "$(address ours 4 7001)" --bytes "$bytes"
+	until_true 20 peer_connected
+	"$@"
+	finished "$receiver" 120 "$work/recv.err"
+	finished "$peer" 20 "$work/peer.err"
+	note "$(cat "$work/recv.out")"
+	equal "bytes" "$(field "$(cat "$work/recv.out")" rx)" "$bytes"
+	equal "sha256" "$(field "$(cat "$work/recv.out")" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+}
+
+# stream_out BYTES COMMAND...: as stream_in, out of netgpu.
+stream_out() {
+	local bytes="$1" sender
+	shift
+	plain-peer make "$work/file" --bytes "$bytes"
+	peer_receiver "$(address peer 4 7002)"
+	netgpu send --dev "$NETGPU_DEV" --sha256 "$(address peer 4 7002)" "$work/file" >"$work/send.out" 2>"$work/send.err" 9>&- &
+	sender=$!
+	defer reap "$sender"
+	"$@"
+	finished "$sender" 120 "$work/send.err"
+	finished "$peer" 20 "$work/peer.err"
+	note "$(cat "$work/send.out")"
+	equal "bytes" "$(field "$(cat "$work/send.out")" tx)" "$bytes"
+	equal "sha256" "$(field "$(cat "$work/send.out")" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+}
+
+# impaired WHAT FIELDS: streams of both directions over a cable that is impaired in both, at an MTU of their own.
+impaired() {
+	local what="$1" fields="$2" before after
+	nic_mtu 1500
+	before=$(fate "$what")
+	defer well
+	connectx '{"do":"seed","value":1}'
+	impair null "$fields"
+	stream_in 8388608 true
+	stream_out 8388608 true
+	after=$(fate "$what")
+	note "$what: $((after - before)) frames"
+	[ "$after" -gt "$before" ] || fail "nothing was $what"
+}
+
+# What TCP itself shows: with a limit of 200 Mbit/s it does not go faster, and with 5 ms each way a ping takes 10.
+slow_cable() {
+	local rate
+	nic_mtu 9000
+	defer well
+	impair null '"rate-mbit":200'
+	stream_in 8388608 true
+	rate=$(field "$(cat "$work/recv.out")" Gbit/s)
+	awk -v rate="$rate" 'BEGIN { exit !(rate > 0 && rate <= 0.2) }' || fail "$rate Gbit/s over a cable of 0.2"
+	impair null '"delay-us":5000'
+	in_peer ping -q -c 5 -i 0.2 -W 2 "$NETGPU_ADDR4" >"$ktap_tmp/ping" || fail "$(cat "$ktap_tmp/ping")"
+	awk -F/ '/^(rtt|round-trip)/ { exit !($4 >= 10) }' "$ktap_tmp/ping" || fail "$(cat "$ktap_tmp/ping")"
+	stream_out 4194304 true
+}
+
+link_flaps() {
+	local before
+	nic_mtu 9000
+	defer well
+	before=$(cat "/sys/class/net/$NETGPU_DEV/carrier_changes")
+	stream_in 67108864 connectx '{"do":"flap","milliseconds":300}'
+	stream_out 33554432 connectx '{"do":"flap","milliseconds":300}'
+	[ "$(cat "/sys/class/net/$NETGPU_DEV/carrier_changes")" -ge $((before + 4)) ] || fail "the driver saw no flap"
+}
+
+starve() {
+	connectx '{"do":"starve","port":0,"on":true}'
+	sleep 0.3
+	connectx '{"do":"starve","port":0,"on":false}'
+}
+
+receiver_starves() {
+	local before
+	nic_mtu 9000
+	defer well
+	before=$(lost_packets)
+	stream_in 67108864 starve
+	[ "$(lost_packets)" -gt "$before" ] || fail "rx_out_of_buffer has not counted it"
+}
+
+# Error completions on our port: the driver's health reporters mend the queue, and TCP what was lost.
+queue_recovers() {
+	local what="$1" reporter="$2" before after
+	nic_mtu 9000
+	before=$(recovered "$reporter")
+	if [ "$reporter" = tx ]; then
+		stream_out 67108864 connectx "{\"do\":\"$what\",\"port\":0}"
+	else
+		stream_in 67108864 connectx "{\"do\":\"$what\",\"port\":0}"
+	fi
+	after=$(recovered "$reporter")
+	[ "$after" -gt "$before" ] || fail "the driver's $reporter reporter has recovered nothing"
+}
+
+# recovered REPORTER: how often a health reporter of our port has mended something.
+recovered() {
+	devlink -j health show "$(devlink_port)" reporter "$1" | tr ',{}' '\n\n\n' | sed -n 's/^"recover"://p'
+}
+
+devlink_port() {
+	devlink port show | awk -v dev="$NETGPU_DEV" '{ for (i = 2; i < NF; i++) if ($i == "netdev" && $(i + 1) == dev) print substr($1, 1, length($1) - 1) }'
+}
+
+device_recovered() {
+	dmesg | grep -q "$(basename "$(readlink "/sys/class/net/$NETGPU_DEV/device")"): .*health recovery succeeded"
+}
+
+# The driver sees the syndrome in its two-second round, resets the firmware and starts over; the interface comes back.
+firmware_asserts() {
+	nic_mtu 1500
+	connectx '{"do":"assert","port":0,"syndrome":1}'
+	until_true 60 device_recovered
+	# A new network device, without addresses.
+	until_true 10 nic_is_there
+	nic_configure
+	stream_in 8388608 true
+	stream_out 8388608 true
+}
+
+nic_is_there() {
+	[ -e "/sys/class/net/$NETGPU_DEV" ]
+}
+
+nothing_is_left() {
+	until_true 20 module_unload
+	nic_ping
+	check_log
+}
+
+plan 13
+nic_up
+modprobe netgpu
+run impaired dropped '"drop":0.01'
+run impaired duplicated '"duplicate":0.05'
+run impaired reordered '"reorder":0.02'
+run impaired corrupted '"corrupt":0.005'
+run impaired truncated '"truncate":0.005'
+run impaired lied '"lie":0.01'
+run slow_cable
+run link_flaps
+run receiver_starves
+run queue_recovers fail-sends tx
+run queue_recovers fail-receives rx
+run firmware_asserts
+run nothing_is_left
+finish
