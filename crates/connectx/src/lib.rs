@@ -23,6 +23,11 @@
 //! error completions and queue recovery, function-level reset. What the driver could ask for beyond
 //! that is not in the capabilities, and refused.
 //!
+//! Profile `cx7`: all of that, and striding receive queues whose memory is mapped by UMR, in pages of
+//! 4 KiB and larger, exact header split for TCP and UDP, and hardware GRO of TCP over IPv4 and IPv6
+//! (SHAMPO). Memory keys are of physical addresses or translated by page; AF_XDP with unaligned or
+//! odd-sized chunks, which needs the other kinds, is refused.
+//!
 //! # What it does not do
 //! It has no physics: no speed but the host's, no loss, no FCS. Interrupt moderation
 //! is accepted and has no effect. A frame whose receiver has no buffer waits, as on a link with pause

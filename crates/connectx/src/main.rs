@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use connectx::control::{self, Request};
 use connectx::datapath::engine;
 use connectx::datapath::link::Cable;
-use connectx::model::{CX5, Model};
+use connectx::model::{CX5, CX7, Model};
 use connectx::server::PortServer;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -64,12 +64,15 @@ enum Command {
 enum Profile {
     /// ConnectX-5.
     Cx5,
+    /// ConnectX-7: striding receive queues, header split, hardware GRO.
+    Cx7,
 }
 
 impl Profile {
     fn model(self) -> &'static dyn Model {
         match self {
             Self::Cx5 => &CX5,
+            Self::Cx7 => &CX7,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::Fields;
 use super::op::{Refusal, Status};
+use super::striding::{self, StridingContext};
 
 /// Guest pages are this large in every address list: `log_page_size` is zero.
 pub const PAGE: usize = 4096;
@@ -102,9 +103,20 @@ impl QueueState {
     }
 }
 
+/// Types of work queues (`MLX5_WQ_TYPE_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkQueueType {
+    /// A ring.
+    Cyclic,
+    /// A linked list of receive entries, each for many packets.
+    Striding,
+}
+
 /// Work queue part of a queue context (`wq`).
 #[derive(Clone, Copy, Debug)]
 pub struct WorkQueue {
+    /// Type.
+    pub kind: WorkQueueType,
     /// Entries, as a power of two.
     pub log_size: u32,
     /// Bytes from one entry to the next, as a power of two.
@@ -116,23 +128,27 @@ pub struct WorkQueue {
 }
 
 impl WorkQueue {
-    /// Cyclic, the one type that the device has.
-    const CYCLIC: u32 = 1;
-
     /// Reads a `wq` of entries between `strides.start()` and `strides.end()` bytes (powers of two).
     pub fn decode(
         fields: Fields<'_>,
         strides: std::ops::RangeInclusive<u32>,
     ) -> Result<Self, Refusal> {
-        if fields.bits(0, 31, 28) != Self::CYCLIC {
-            return Err(Refusal::param("work queue: only the cyclic type"));
-        }
+        let kind = match fields.bits(0, 31, 28) {
+            1 => WorkQueueType::Cyclic,
+            2 => WorkQueueType::Striding,
+            _ => {
+                return Err(Refusal::param(
+                    "work queue: only cyclic, or a striding linked list",
+                ));
+            }
+        };
         if fields.bits(0x20, 12, 8) != 0 || fields.bits(0x04, 20, 16) != 0 {
             return Err(Refusal::param(
                 "work queue: only 4 KiB pages without offset",
             ));
         }
         let wq = Self {
+            kind,
             log_size: fields.bits(0x20, 4, 0),
             log_stride: fields.bits(0x20, 19, 16),
             pd: fields.bits(0x08, 23, 0),
@@ -150,7 +166,7 @@ impl WorkQueue {
 }
 
 /// Where the work queue part starts in `sqc` and `rqc`.
-const WQ_AT: usize = 0x30;
+pub(super) const WQ_AT: usize = 0x30;
 
 /// Send queue context (`sqc`).
 #[derive(Clone, Copy, Debug)]
@@ -159,6 +175,8 @@ pub struct SqContext {
     pub state: QueueState,
     /// Completion queue.
     pub cqn: u32,
+    /// The queue may change memory keys (`reg_umr`).
+    pub umr: bool,
     /// Ring. Its entries are [`super::wqe::BASIC_BLOCK`] bytes.
     pub wq: WorkQueue,
 }
@@ -166,10 +184,15 @@ pub struct SqContext {
 impl SqContext {
     /// Reads the `sqc` of a create command.
     pub fn decode(fields: Fields<'_>) -> Result<Self, Refusal> {
+        let wq = WorkQueue::decode(fields.from(WQ_AT), 6..=6)?;
+        if wq.kind != WorkQueueType::Cyclic {
+            return Err(Refusal::param("send queue: only the cyclic type"));
+        }
         Ok(Self {
             state: Self::state(fields)?,
             cqn: fields.bits(0x08, 23, 0),
-            wq: WorkQueue::decode(fields.from(WQ_AT), 6..=6)?,
+            umr: fields.bit(0, 19),
+            wq,
         })
     }
 
@@ -190,8 +213,10 @@ pub struct RqContext {
     pub cqn: u32,
     /// Counter set for packets without a buffer; zero for none.
     pub counters: u32,
-    /// Ring. An entry is a list of data segments.
+    /// Ring. An entry is a list of data segments, or [`striding::ENTRY`] bytes.
     pub wq: WorkQueue,
+    /// What more there is to know of a striding queue.
+    pub striding: Option<StridingContext>,
 }
 
 impl RqContext {
@@ -202,17 +227,28 @@ impl RqContext {
                 "receive queue: only entries of its own, no RMP",
             ));
         }
-        if fields.from(WQ_AT).bit(0x3c, 31) {
-            return Err(Refusal::param(
-                "receive queue: no header split in this profile",
-            ));
-        }
+        let wq = WorkQueue::decode(fields.from(WQ_AT), 4..=9)?;
+        let striding = match wq.kind {
+            WorkQueueType::Striding if 1 << wq.log_stride != striding::ENTRY => {
+                return Err(Refusal::param(
+                    "striding receive queue: only entries of one data segment",
+                ));
+            }
+            WorkQueueType::Striding => Some(StridingContext::decode(fields)?),
+            WorkQueueType::Cyclic if fields.from(WQ_AT).bit(0x3c, 31) => {
+                return Err(Refusal::param(
+                    "receive queue: header split only in a striding queue",
+                ));
+            }
+            WorkQueueType::Cyclic => None,
+        };
         Ok(Self {
             state: SqContext::state(fields)?,
             keep_vlan: Self::keep_vlan(fields),
             cqn: fields.bits(0x08, 23, 0),
             counters: Self::counters(fields),
-            wq: WorkQueue::decode(fields.from(WQ_AT), 4..=9)?,
+            wq,
+            striding,
         })
     }
 
@@ -311,8 +347,8 @@ impl TirContext {
     }
 }
 
-/// Memory key context (`mkc`): the device has physical-address keys only.
-#[derive(Clone, Copy, Debug)]
+/// Memory key context (`mkc`).
+#[derive(Clone, Debug)]
 pub struct MkeyContext {
     /// Protection domain.
     pub pd: u32,
@@ -322,26 +358,77 @@ pub struct MkeyContext {
     pub read: bool,
     /// The device may write.
     pub write: bool,
+    /// The key may be changed by UMR.
+    pub umr: bool,
+    /// The addresses under the key; nothing: the whole bus address space.
+    pub pages: Option<MkeyPages>,
+}
+
+/// Addresses that are translated by page.
+#[derive(Clone, Debug)]
+pub struct MkeyPages {
+    /// The key is not in use yet.
+    pub free: bool,
+    /// The first address.
+    pub start: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Bytes in a page, as a power of two.
+    pub log_page: u32,
+    /// Translations.
+    pub table: Vec<u64>,
 }
 
 impl MkeyContext {
-    /// Reads an `mkc`.
-    pub fn decode(fields: Fields<'_>) -> Result<Self, Refusal> {
-        if fields.bits(0, 9, 8) != 0 || fields.bits(0, 28, 26) != 0 || fields.bit(0, 30) {
-            return Err(Refusal::param(
-                "memory key: only physical addresses, ready at once",
-            ));
-        }
-        if !fields.bit(0x0c, 31) {
-            return Err(Refusal::param(
-                "memory key: only the whole address space (length64)",
-            ));
-        }
+    /// Reads an `mkc`, and the translations that follow it at `table`.
+    pub fn decode(fields: Fields<'_>, table: Fields<'_>) -> Result<Self, Refusal> {
+        const PHYSICAL: u32 = 0;
+        const MTT: u32 = 1;
+        let pages = match fields.bits(0, 28, 26) << 2 | fields.bits(0, 9, 8) {
+            PHYSICAL if fields.bit(0, 30) || !fields.bit(0x0c, 31) => {
+                return Err(Refusal::param(
+                    "memory key of physical addresses: only all of them (length64), ready at once",
+                ));
+            }
+            PHYSICAL => None,
+            MTT => Some(MkeyPages::decode(fields, table)?),
+            _ => {
+                return Err(Refusal::param(
+                    "memory key: only physical addresses or translated by page",
+                ));
+            }
+        };
         Ok(Self {
             pd: fields.bits(0x0c, 23, 0),
             variant: fields.bits(0x04, 7, 0) as u8,
             read: fields.bit(0, 10),
             write: fields.bit(0, 11),
+            umr: fields.bit(0, 15),
+            pages,
+        })
+    }
+}
+
+impl MkeyPages {
+    fn decode(fields: Fields<'_>, table: Fields<'_>) -> Result<Self, Refusal> {
+        // Two translations an octoword; a page is at most the whole address space.
+        let entries = 2 * fields.u32(0x34) as usize;
+        let log_page = fields.bits(0x38, 5, 0);
+        if !(PAGE.ilog2()..=31).contains(&log_page) {
+            return Err(Refusal::param("memory key: page size out of range"));
+        }
+        if table.len() / 8 < entries {
+            return Err(Refusal::new(
+                Status::BadInputLength,
+                "memory key: fewer translations than it has",
+            ));
+        }
+        Ok(Self {
+            free: fields.bit(0, 30),
+            start: fields.u64(0x10),
+            length: fields.u64(0x18),
+            log_page,
+            table: (0..entries).map(|i| table.u64(8 * i)).collect(),
         })
     }
 }
@@ -391,7 +478,43 @@ mod tests {
             (10, 6, 0x1000_0040)
         );
         FieldsMut(&mut bytes).set_bits(0x30, 31, 28, 2);
-        assert!(RqContext::decode(Fields(&bytes)).is_err(), "striding");
+        assert!(RqContext::decode(Fields(&bytes)).is_err(), "entries of 64");
+        FieldsMut(&mut bytes).set_bits(0x50, 19, 16, 5);
+        let rq = RqContext::decode(Fields(&bytes)).unwrap();
+        assert!(rq.striding.is_some());
+        FieldsMut(&mut bytes).set_bits(0x30, 31, 28, 3);
+        assert!(
+            RqContext::decode(Fields(&bytes)).is_err(),
+            "cyclic striding"
+        );
+    }
+
+    /// As the driver makes the key of a striding queue with pages of 32 KiB.
+    #[test]
+    fn a_key_that_is_translated_by_page() {
+        let mut bytes = [0u8; 0x40];
+        let mut fields = FieldsMut(&mut bytes);
+        fields.set_u32(0x00, 1 << 30 | 1 << 15 | 3 << 10 | 1 << 8);
+        fields.set_u32(0x0c, 5);
+        fields.set_u64(0x18, 4 << 15);
+        fields.set_u32(0x34, 2);
+        fields.set_u32(0x38, 15);
+        let table: Vec<u8> = (1..=4u64).flat_map(|i| (i << 15).to_be_bytes()).collect();
+        let key = MkeyContext::decode(Fields(&bytes), Fields(&table)).unwrap();
+        assert!(key.read && key.write && key.umr);
+        let pages = key.pages.unwrap();
+        assert!(pages.free);
+        assert_eq!((pages.length, pages.log_page), (0x2_0000, 15));
+        assert_eq!(pages.table, [0x8000, 0x1_0000, 0x1_8000, 0x2_0000]);
+        let short = MkeyContext::decode(Fields(&bytes), Fields(&table[..24]));
+        assert_eq!(short.unwrap_err().status, Status::BadInputLength);
+        FieldsMut(&mut bytes).set_u32(0x38, 63);
+        assert!(MkeyContext::decode(Fields(&bytes), Fields(&table)).is_err());
+        FieldsMut(&mut bytes).set_bits(0x00, 9, 8, 3);
+        assert!(
+            MkeyContext::decode(Fields(&bytes), Fields(&table)).is_err(),
+            "KSM"
+        );
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod ctx;
 pub mod event;
 pub mod iseg;
 pub mod op;
+pub mod striding;
+pub mod umr;
 pub mod wqe;
 
 /// Big-endian fields of a received message.

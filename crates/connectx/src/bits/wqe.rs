@@ -21,6 +21,8 @@ pub enum SendOp {
     Send,
     /// One header and a payload that is cut into packets.
     LargeSend,
+    /// A change of a memory key.
+    Umr,
 }
 
 impl TryFrom<u8> for SendOp {
@@ -31,6 +33,7 @@ impl TryFrom<u8> for SendOp {
             0x00 => Ok(Self::Nop),
             0x0a => Ok(Self::Send),
             0x0e => Ok(Self::LargeSend),
+            0x25 => Ok(Self::Umr),
             other => Err(other),
         }
     }
@@ -184,6 +187,6 @@ mod tests {
     #[test]
     fn an_entry_without_length_takes_one_block() {
         assert_eq!(Control::decode(&[0; 16]).blocks(), 1);
-        assert_eq!(SendOp::try_from(0x25), Err(0x25));
+        assert_eq!(SendOp::try_from(0x29), Err(0x29));
     }
 }

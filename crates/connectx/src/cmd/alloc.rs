@@ -4,11 +4,14 @@
 use std::sync::atomic::Ordering;
 
 use super::{Input, Output, Result};
-use crate::bits::ctx::MkeyContext;
+use crate::bits::ctx::{MkeyContext, MkeyPages};
 use crate::bits::op::Refusal;
 use crate::obj::counter::QueueCounters;
-use crate::obj::mkey::Mkey;
+use crate::obj::mkey::{Mkey, Pages, Space};
 use crate::obj::port::Port;
+
+/// Capability `umr_ptr_rlky`: keys can be changed by UMR.
+const UMR_PTR_RLKY: (usize, u32) = (0x44, 15);
 
 pub fn alloc_pd(port: &mut Port, _: Input<'_>, output: &mut Output<'_>) -> Result {
     output.set_number(port.hca.pds.insert(())?);
@@ -65,7 +68,12 @@ pub fn create_mkey(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -
         variant,
         read,
         write,
-    } = MkeyContext::decode(input.0.from(0x10))?;
+        umr,
+        pages,
+    } = MkeyContext::decode(input.0.from(0x10), input.0.from(0x110))?;
+    if umr && !port.hca.can(UMR_PTR_RLKY.0, UMR_PTR_RLKY.1) {
+        return Err(Refusal::param("memory key: no UMR in this profile"));
+    }
     if port.hca.pds.get(pd).is_none() {
         return Err(Refusal::resource("memory key: no such protection domain"));
     }
@@ -74,6 +82,17 @@ pub fn create_mkey(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -
         variant,
         read,
         write,
+        umr,
+        space: pages.map_or(Space::Bus, |pages| {
+            let MkeyPages {
+                free,
+                start,
+                length,
+                log_page,
+                table,
+            } = pages;
+            Space::Pages(Pages::new(free, start, length, log_page, table))
+        }),
     })?);
     Ok(())
 }

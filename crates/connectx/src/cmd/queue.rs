@@ -15,6 +15,7 @@ use crate::obj::port::Port;
 use crate::obj::ring::Ring;
 use crate::obj::rq::{Rq, RqState};
 use crate::obj::sq::{Sq, SqState};
+use crate::obj::striding::Striding;
 use crate::pci::VECTORS;
 
 /// Where page lists start in all create commands.
@@ -22,6 +23,10 @@ const PAGES_AT: usize = 0x110;
 /// Where the context starts in commands about send and receive queues.
 const CONTEXT_AT: usize = 0x20;
 const LOG_ENTRY: u32 = ENTRY.ilog2();
+/// Capability `striding_rq`.
+const STRIDING_RQ: (usize, u32) = (0x40, 30);
+/// Capability `shampo`.
+const SHAMPO: (usize, u32) = (0x54, 20);
 
 pub fn create_eq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> Result {
     let EqContext { log_size, vector } = EqContext::decode(input.0.from(0x10))?;
@@ -88,7 +93,12 @@ pub fn modify_cq(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Resul
 }
 
 pub fn create_sq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> Result {
-    let SqContext { state, cqn, wq } = SqContext::decode(input.0.from(CONTEXT_AT))?;
+    let SqContext {
+        state,
+        cqn,
+        umr,
+        wq,
+    } = SqContext::decode(input.0.from(CONTEXT_AT))?;
     if port.hca.cqs.get(cqn).is_none() {
         return Err(Refusal::resource("send queue: no such completion queue"));
     }
@@ -97,6 +107,7 @@ pub fn create_sq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> 
         number,
         cqn,
         pd: wq.pd,
+        umr,
         record: wq.doorbell,
         ring,
         scheduled: AtomicBool::new(false),
@@ -155,10 +166,22 @@ pub fn create_rq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> 
         cqn,
         counters,
         wq,
+        striding,
     } = RqContext::decode(input.0.from(CONTEXT_AT))?;
+    if let Some(striding) = &striding
+        && (!port.hca.can(STRIDING_RQ.0, STRIDING_RQ.1)
+            || (striding.split.is_some() && !port.hca.can(SHAMPO.0, SHAMPO.1)))
+    {
+        return Err(Refusal::param(
+            "receive queue: no striding, or no header split, in this profile",
+        ));
+    }
     if port.hca.cqs.get(cqn).is_none() {
         return Err(Refusal::resource("receive queue: no such completion queue"));
     }
+    let striding = striding
+        .map(|striding| Striding::new(&striding, wq.log_size))
+        .transpose()?;
     let ring = Ring::new(input.0, PAGES_AT, wq.log_size, wq.log_stride)?;
     let rqn = port.hca.rqs.insert_with(|number| Rq {
         number,
@@ -168,6 +191,7 @@ pub fn create_rq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> 
         keep_vlan,
         record: wq.doorbell,
         ring,
+        striding,
         state: Mutex::new(RqState::new(state)),
     })?;
     output.set_number(rqn);

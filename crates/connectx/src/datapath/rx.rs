@@ -7,13 +7,15 @@ use super::checksum::Sum;
 use super::engine::Batch;
 use super::gather::Cursor;
 use super::packet::{ETHERNET, Headers, Transport, VLAN_TAG};
-use crate::bits::event::{Cqe, RxInfo, Syndrome};
+use crate::bits::event::{RxInfo, Syndrome};
 use crate::fault::Arrival;
 use crate::obj::counter::{Cast, QueueCounters};
 use crate::obj::cq::Cq;
 use crate::obj::flow::MatchKey;
 use crate::obj::port::Port;
-use crate::obj::rq::{Room, Rq, RqState, Scatter};
+use crate::obj::rq::{NoPlace, Place, Rq, RqState};
+use crate::obj::series::Segment;
+use crate::obj::striding::Shape;
 
 /// A frame on the cable.
 pub struct Frame<'a, 'p> {
@@ -169,39 +171,35 @@ pub fn receive<'p>(
         return Outcome::Done;
     };
     let mut state = route.rq.state.lock();
-    let room = match port.faults.arrival() {
-        Arrival::Well => route.rq.room(port, &mut state),
-        Arrival::Starved => Room::Wait,
+    let stripped = headers.cvlan().filter(|_| !route.rq.keep_vlan);
+    let total = frame.head.len() + frame.length;
+    let cut = if stripped.is_some() { VLAN_TAG } else { 0 };
+    let stored = total - cut;
+    let shape = shape(route.rq, frame.head, &headers, total, cut);
+    let places = &mut batch.places;
+    let place = match port.faults.arrival() {
+        Arrival::Well => route.rq.place(port, route.cq, &mut state, &shape, places),
+        Arrival::Starved => Err(NoPlace::Wait),
         Arrival::Fails => {
             route.rq.fail(port, &mut state, Syndrome::LocalProtection);
-            Room::Drop
+            Err(NoPlace::Starved)
         }
     };
-    match room {
-        Room::Entry => {}
-        Room::Wait if patient => return Outcome::Blocked,
-        Room::Wait | Room::Drop => {
+    let place = match place {
+        Ok(place) => place,
+        Err(NoPlace::Wait) if patient => return Outcome::Blocked,
+        Err(NoPlace::Wait | NoPlace::Starved) => {
             state.starved = true;
             if let Some(counters) = route.counters {
                 counters.out_of_buffer.fetch_add(1, Ordering::Relaxed);
             }
             return Outcome::Done;
         }
-    }
-    let stripped = headers.cvlan().filter(|_| !route.rq.keep_vlan);
-    let total = frame.head.len() + frame.length;
-    let stored = total - if stripped.is_some() { VLAN_TAG } else { 0 };
-    batch.places.clear();
-    match route
-        .rq
-        .scatter(port, &mut state, stored, &mut batch.places)
-    {
-        Scatter::Fits => {}
-        Scatter::TooSmall | Scatter::Broken => {
+        Err(NoPlace::Discard) => {
             port.discarded.fetch_add(1, Ordering::Relaxed);
             return Outcome::Done;
         }
-    }
+    };
     let info = RxInfo {
         length: stored as u32,
         hash: route.hash,
@@ -227,8 +225,29 @@ pub fn receive<'p>(
         info.checksum = !info.checksum;
     }
     batch.traffic[to].count(cast, total);
-    complete(port, &route, &mut state, &info, batch);
+    complete(port, &route, &mut state, &place, &info, batch);
     Outcome::Done
+}
+
+/// What laying down a packet of `total` bytes, of which `cut` are taken off, depends on.
+fn shape(rq: &Rq, head: &[u8], headers: &Headers<'_>, total: usize, cut: usize) -> Shape {
+    let mut shape = Shape {
+        length: total - cut,
+        ..Shape::default()
+    };
+    if let Some(striding) = &rq.striding
+        && striding.splits()
+        && headers.transport_at().is_some()
+    {
+        // What has no payload is a header with its padding.
+        let payload = headers.ip_end() > headers.end();
+        shape.header = Some(if payload { headers.end() } else { total } - cut);
+        // Padding would lie between the payloads.
+        if striding.merges() && headers.ip_end() == total {
+            shape.segment = Segment::of(head, headers);
+        }
+    }
+    shape
 }
 
 /// Copies a frame to its places; the headers last, because only then their checksum is known.
@@ -269,16 +288,16 @@ fn store(
     info
 }
 
-/// Consumes the receive entry.
+/// Tells the driver.
 fn complete<'p>(
     port: &'p Port,
     route: &Route<'p>,
     state: &mut RqState,
+    place: &Place,
     info: &RxInfo,
     batch: &mut Batch<'p>,
 ) {
-    let entry = Cqe::received(state.consumer, info);
-    state.consumer = state.consumer.wrapping_add(1);
+    let entry = route.rq.received(state, place, info);
     if route.cq.push(port, entry) {
         batch.notify(port, route.cq);
     }

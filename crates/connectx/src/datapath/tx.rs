@@ -13,6 +13,7 @@ use super::rx::{Frame, Outcome, receive};
 use super::tso;
 use crate::bits::ctx::QueueState;
 use crate::bits::event::{Cqe, Syndrome};
+use crate::bits::umr::Umr;
 use crate::bits::wqe::{BASIC_BLOCK, Control, Data, Ethernet, MAX_SEND, SEGMENT, SendOp};
 use crate::fault::wire::{Full, Wire};
 use crate::mem::{Access, Slice};
@@ -192,8 +193,10 @@ struct Sender<'b, 'p> {
 impl<'p> Sender<'_, 'p> {
     fn entry(&mut self, state: &mut SqState, control: Control, bytes: &[u8]) -> Result<(), Stop> {
         let operation = SendOp::try_from(control.opcode).map_err(|_| Syndrome::LocalOperation)?;
-        if operation == SendOp::Nop {
-            return self.spend();
+        match operation {
+            SendOp::Nop => return self.spend(),
+            SendOp::Umr => return self.remap(bytes),
+            SendOp::Send | SendOp::LargeSend => {}
         }
         if bytes.len() < Ethernet::AT + SEGMENT {
             return Err(Syndrome::LocalLength.into());
@@ -215,6 +218,20 @@ impl<'p> Sender<'_, 'p> {
             });
         self.batch.pieces = pieces;
         result
+    }
+
+    /// Changes a memory key.
+    fn remap(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        if !self.sq.umr {
+            return Err(Syndrome::LocalOperation.into());
+        }
+        let umr = Umr::decode(bytes)?;
+        self.spend()?;
+        let mkey = self.ports[self.me].hca.mkeys.get(umr.key >> 8);
+        let updated = mkey.is_some_and(|mkey| mkey.update(self.sq.pd, &umr));
+        updated
+            .then_some(())
+            .ok_or(Syndrome::LocalProtection.into())
     }
 
     fn spend(&mut self) -> Result<(), Stop> {
@@ -241,12 +258,7 @@ impl<'p> Sender<'_, 'p> {
             if length == 0 || total > MAX_PAYLOAD {
                 return Err(Syndrome::LocalLength);
             }
-            if !port.hca.allows(key, self.sq.pd, Access::Read) {
-                return Err(Syndrome::LocalProtection);
-            }
-            port.bus
-                .memory
-                .slices(address, length, Access::Read, pieces)
+            port.slices(key, self.sq.pd, Access::Read, address, length, pieces)
                 .map_err(|fault| {
                     error!(sqn = self.sq.number, %fault, "data to send cannot be read");
                     Syndrome::LocalProtection

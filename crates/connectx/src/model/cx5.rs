@@ -23,12 +23,14 @@ impl Model for Cx5 {
         "NGP0000000005"
     }
 
-    fn capabilities(&self, kind: CapabilityType) -> &'static [Capability] {
-        match kind {
+    fn capabilities(&self, kind: CapabilityType) -> Vec<Capability> {
+        let capabilities = match kind {
             CapabilityType::General => GENERAL,
             CapabilityType::EthernetOffloads => ETHERNET_OFFLOADS,
             CapabilityType::FlowTable => FLOW_TABLE,
-        }
+            CapabilityType::Shampo | CapabilityType::General2 => &[],
+        };
+        capabilities.to_vec()
     }
 }
 

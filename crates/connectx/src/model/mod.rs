@@ -2,8 +2,10 @@
 //! Generations of the hardware: identity and capabilities, one file each.
 
 mod cx5;
+mod cx7;
 
 pub use cx5::CX5;
+pub use cx7::CX7;
 
 use crate::bits::FieldsMut;
 
@@ -20,13 +22,27 @@ pub enum CapabilityType {
     EthernetOffloads = 0x01,
     /// `struct mlx5_ifc_flow_table_nic_cap_bits`.
     FlowTable = 0x07,
+    /// `struct mlx5_ifc_shampo_cap_bits`.
+    Shampo = 0x1d,
+    /// `struct mlx5_ifc_cmd_hca_cap_2_bits`.
+    General2 = 0x20,
+}
+
+impl CapabilityType {
+    const ALL: [Self; 5] = [
+        Self::General,
+        Self::EthernetOffloads,
+        Self::FlowTable,
+        Self::Shampo,
+        Self::General2,
+    ];
 }
 
 impl TryFrom<u16> for CapabilityType {
     type Error = u16;
 
     fn try_from(value: u16) -> Result<Self, u16> {
-        [Self::General, Self::EthernetOffloads, Self::FlowTable]
+        Self::ALL
             .into_iter()
             .find(|kind| *kind as u16 == value)
             .ok_or(value)
@@ -45,14 +61,14 @@ pub trait Model: Send + Sync {
     /// Parameter set id, up to 16 characters.
     fn psid(&self) -> &'static str;
     /// The fields of a capability structure that are not zero.
-    fn capabilities(&self, kind: CapabilityType) -> &'static [Capability];
+    fn capabilities(&self, kind: CapabilityType) -> Vec<Capability>;
 }
 
 /// The capability structure `kind` of `model` as the driver reads it.
 pub fn capability_structure(model: &dyn Model, kind: CapabilityType) -> Vec<u8> {
     let mut bytes = vec![0; CAPABILITY_SIZE];
     let mut fields = FieldsMut(&mut bytes);
-    for &(at, high, low, value) in model.capabilities(kind) {
+    for (at, high, low, value) in model.capabilities(kind) {
         fields.set_bits(at, high, low, value);
     }
     bytes
@@ -65,14 +81,13 @@ mod tests {
 
     #[test]
     fn no_capability_is_wider_than_its_field_or_overwrites_another() {
-        let kinds = [
-            CapabilityType::General,
-            CapabilityType::EthernetOffloads,
-            CapabilityType::FlowTable,
-        ];
-        for kind in kinds {
-            let bytes = capability_structure(&CX5, kind);
-            for &(at, high, low, value) in CX5.capabilities(kind) {
+        let models: [&dyn Model; 2] = [&CX5, &CX7];
+        for (model, kind) in models
+            .into_iter()
+            .flat_map(|model| CapabilityType::ALL.map(|kind| (model, kind)))
+        {
+            let bytes = capability_structure(model, kind);
+            for (at, high, low, value) in model.capabilities(kind) {
                 assert_eq!(
                     Fields(&bytes).bits(at, high, low),
                     value,

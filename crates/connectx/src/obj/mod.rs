@@ -14,7 +14,9 @@ pub mod mkey;
 pub mod port;
 pub mod ring;
 pub mod rq;
+pub mod series;
 pub mod sq;
+pub mod striding;
 pub mod tir;
 
 use crate::bits::op::{Refusal, Status};

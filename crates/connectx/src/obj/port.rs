@@ -10,14 +10,15 @@ use super::counter::{QueueCounters, TrafficTotal};
 use super::cq::Cq;
 use super::eq::{Eq, Interrupts};
 use super::flow::Steering;
-use super::mkey::Mkey;
+use super::mkey::{KeyFault, Mkey};
 use super::rq::Rq;
 use super::sq::Sq;
 use super::tir::{Rqt, Tir};
+use crate::bits::Fields;
 use crate::bits::event::{Eqe, EventType, PortChange};
 use crate::bits::iseg::FIRST_UAR;
 use crate::fault::PortFaults;
-use crate::mem::{Access, GuestMemory};
+use crate::mem::{Access, GuestMemory, Slice};
 use crate::model::{CapabilityType, Model, capability_structure};
 use crate::pci::{ConfigSpace, MSIX_TABLE};
 
@@ -161,11 +162,9 @@ impl Hca {
         }
     }
 
-    /// Whether a queue of `pd` may use memory under `key`.
-    pub fn allows(&self, key: u32, pd: u32, access: Access) -> bool {
-        self.mkeys
-            .get(key >> 8)
-            .is_some_and(|mkey| mkey.allows(pd, key as u8, access))
+    /// Whether the driver has set bit `bit` of the word at byte `at` of the general capabilities.
+    pub fn can(&self, at: usize, bit: u32) -> bool {
+        Fields(&self.general).bit(at, bit)
     }
 }
 
@@ -200,6 +199,22 @@ impl Port {
         self.start_over();
         self.command = CommandRegisters::default();
         self.config = ConfigSpace::new(self.model);
+    }
+
+    /// Appends the pieces of memory that a queue of `pd` may use for `access` under `key`: `length` bytes at `address`.
+    pub fn slices<'p>(
+        &'p self,
+        key: u32,
+        pd: u32,
+        access: Access,
+        address: u64,
+        length: usize,
+        pieces: &mut Vec<Slice<'p>>,
+    ) -> Result<(), KeyFault> {
+        let mkey = self.hca.mkeys.get(key >> 8);
+        mkey.filter(|mkey| mkey.allows(pd, key as u8, access))
+            .ok_or(KeyFault::Key(key))?
+            .slices(&self.bus.memory, address, length, access, pieces)
     }
 
     /// Posts an event that is not a completion to the queue that takes its kind, if there is one.

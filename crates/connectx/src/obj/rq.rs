@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Receive queues: cyclic, an entry is a list of places that one packet is scattered over.
+//! Receive queues. In a cyclic one an entry is a list of places that one packet is scattered over; for
+//! the other kind see [`super::striding`].
 
 use parking_lot::Mutex;
 use tracing::error;
 
+use super::cq::Cq;
+use super::mkey::KeyFault;
 use super::port::Port;
 use super::ring::Ring;
+use super::striding::{Fill, Landing, NoLanding, Shape, Striding};
 use crate::bits::ctx::QueueState;
-use crate::bits::event::{Cqe, Syndrome};
+use crate::bits::event::{Cqe, RxInfo, Syndrome};
+use crate::bits::striding::Strides;
 use crate::bits::wqe::{Data, SEGMENT, TERMINATOR_KEY};
-use crate::mem::{Access, Fault, Slice};
+use crate::mem::{Access, Slice};
 
 /// The most bytes an entry can have.
 const MAX_STRIDE: usize = 512;
@@ -31,6 +36,8 @@ pub struct Rq {
     pub record: u64,
     /// Its entries.
     pub ring: Ring,
+    /// What they are, if the queue is a striding one.
+    pub striding: Option<Striding>,
     /// How far it is.
     pub state: Mutex<RqState>,
 }
@@ -47,6 +54,8 @@ pub struct RqState {
     /// It has had no buffers for so long that nobody waits for it any more. A queue that never
     /// had one starts this way.
     pub starved: bool,
+    /// The entry in use, of a striding queue.
+    pub fill: Fill,
 }
 
 impl RqState {
@@ -57,6 +66,7 @@ impl RqState {
             consumer: 0,
             producer: 0,
             starved: true,
+            fill: Fill::default(),
         }
     }
 
@@ -71,7 +81,7 @@ impl RqState {
 
 /// Whether a receive queue can take a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+enum Room {
     /// It has an entry.
     Entry,
     /// It will have one soon.
@@ -82,7 +92,7 @@ pub enum Room {
 
 /// What became of an entry whose places were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scatter {
+enum Scatter {
     /// The places hold the packet.
     Fits,
     /// They are too small for it.
@@ -91,9 +101,93 @@ pub enum Scatter {
     Broken,
 }
 
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    /// Over a whole entry.
+    Entry,
+    /// Into some strides of one.
+    Strides(Landing),
+}
+
+/// Why there is no place for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// There will be one soon.
+    Wait,
+    /// The queue has no entry, and the packet is to be dropped.
+    Starved,
+    /// An entry is too small or broken, and the packet is to be dropped.
+    Discard,
+}
+
 impl Rq {
+    /// Finds the place for a packet, and its pieces. The packet counts as received only after [`Self::received`].
+    pub fn place<'p>(
+        &self,
+        port: &'p Port,
+        cq: &Cq,
+        state: &mut RqState,
+        shape: &Shape,
+        places: &mut Vec<Slice<'p>>,
+    ) -> Result<Place, NoPlace> {
+        loop {
+            places.clear();
+            match self.room(port, state) {
+                Room::Entry => {}
+                Room::Wait => return Err(NoPlace::Wait),
+                Room::Drop => return Err(NoPlace::Starved),
+            }
+            let Some(striding) = &self.striding else {
+                return match self.scatter(port, state, shape.length, places) {
+                    Scatter::Fits => Ok(Place::Entry),
+                    Scatter::TooSmall | Scatter::Broken => Err(NoPlace::Discard),
+                };
+            };
+            let failure = match striding.lay(port, self.pd, &state.fill, shape, places) {
+                Ok(landing) => return Ok(Place::Strides(landing)),
+                Err(NoLanding::TooSmall) => return Err(NoPlace::Discard),
+                Err(NoLanding::Full) => {
+                    if let Some(rest) = striding.close(&mut state.fill)
+                        && cq.push(port, rest.filler())
+                    {
+                        cq.notify(port);
+                    }
+                    state.consumer = state.consumer.wrapping_add(1);
+                    continue;
+                }
+                Err(NoLanding::Closed) => match striding.open(port, &self.ring, &mut state.fill) {
+                    Ok(()) => continue,
+                    Err(failure) => failure,
+                },
+                Err(NoLanding::Broken(reason)) => (Syndrome::LocalProtection, reason),
+            };
+            let (syndrome, reason) = failure;
+            error!(rqn = self.number, reason, "receive entry broken");
+            self.fail(port, state, syndrome);
+            return Err(NoPlace::Discard);
+        }
+    }
+
+    /// A packet has been stored in `place`. Returns its completion.
+    pub fn received(&self, state: &mut RqState, place: &Place, info: &RxInfo) -> Cqe {
+        let counter = state.consumer;
+        let mut completion = Cqe::received(counter, info);
+        let used_up = match (place, &self.striding) {
+            (Place::Strides(landing), Some(striding)) => {
+                let intact = info.l3_ok && info.l4_ok;
+                let (strides, used_up) = striding.commit(&mut state.fill, landing, intact);
+                strides.encode(&mut completion);
+                used_up
+            }
+            _ => true,
+        };
+        state.consumer = counter.wrapping_add(u16::from(used_up));
+        completion
+    }
+
     /// Whether the queue can take a packet now.
-    pub fn room(&self, port: &Port, state: &mut RqState) -> Room {
+    fn room(&self, port: &Port, state: &mut RqState) -> Room {
         if state.state != QueueState::Ready {
             return Room::Drop;
         }
@@ -126,7 +220,7 @@ impl Rq {
     }
 
     /// Appends the places for a packet of `length` bytes, from the next entry. Does not consume it.
-    pub fn scatter<'p>(
+    fn scatter<'p>(
         &self,
         port: &'p Port,
         state: &mut RqState,
@@ -156,24 +250,21 @@ impl Rq {
         mut length: usize,
         places: &mut Vec<Slice<'p>>,
     ) -> Result<bool, String> {
-        let reason = |fault: Fault| fault.to_string();
         let mut entry = [0; MAX_STRIDE];
         let entry = &mut entry[..self.ring.stride().min(MAX_STRIDE)];
         let address = self.ring.address(u32::from(state.consumer));
-        port.bus.memory.read(address, entry).map_err(reason)?;
+        let memory = &port.bus.memory;
+        memory
+            .read(address, entry)
+            .map_err(|fault| fault.to_string())?;
         for segment in entry.chunks_exact(SEGMENT) {
             let data = Data::decode(segment);
             if data.length == 0 || data.key == TERMINATOR_KEY || length == 0 {
                 break;
             }
-            if !port.hca.allows(data.key, self.pd, Access::Write) {
-                return Err(format!("memory key {:#x} does not allow writing", data.key));
-            }
             let here = length.min(data.length as usize);
-            let memory = &port.bus.memory;
-            memory
-                .slices(data.address, here, Access::Write, places)
-                .map_err(reason)?;
+            port.slices(data.key, self.pd, Access::Write, data.address, here, places)
+                .map_err(|fault: KeyFault| fault.to_string())?;
             length -= here;
         }
         Ok(length == 0)
@@ -182,11 +273,16 @@ impl Rq {
     /// Stops the queue with an error completion for the next entry.
     pub fn fail(&self, port: &Port, state: &mut RqState, syndrome: Syndrome) {
         state.state = QueueState::Error;
+        let mut completion = Cqe::receive_error(self.number, state.consumer, syndrome);
+        if self.striding.is_some() {
+            let strides = Strides {
+                entry: Striding::current(&state.fill),
+                ..Strides::default()
+            };
+            strides.encode(&mut completion);
+        }
         if let Some(cq) = port.hca.cqs.get(self.cqn)
-            && cq.push(
-                port,
-                Cqe::receive_error(self.number, state.consumer, syndrome),
-            )
+            && cq.push(port, completion)
         {
             cq.notify(port);
         }
@@ -197,7 +293,7 @@ impl Rq {
 mod tests {
     use super::*;
     use crate::bits::Fields;
-    use crate::obj::mkey::Mkey;
+    use crate::obj::mkey::{Mkey, Space};
     use crate::obj::port::tests::port;
 
     const RECORD: u64 = 0x3000;
@@ -210,6 +306,8 @@ mod tests {
             variant: 0,
             read: true,
             write: true,
+            umr: false,
+            space: Space::Bus,
         };
         let key = port.hca.mkeys.insert(mkey).unwrap() << 8;
         let list = 0x1000u64.to_be_bytes();
@@ -221,6 +319,7 @@ mod tests {
             keep_vlan: false,
             record: RECORD,
             ring: Ring::new(Fields(&list), 0, 2, 6).unwrap(),
+            striding: None,
             state: Mutex::new(RqState::new(QueueState::Ready)),
         };
         (port, rq, key)

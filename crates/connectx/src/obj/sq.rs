@@ -18,6 +18,8 @@ pub struct Sq {
     pub cqn: u32,
     /// Protection domain of the memory that its entries name.
     pub pd: u32,
+    /// Its entries may change memory keys.
+    pub umr: bool,
     /// Bus address of the producer counter.
     pub record: u64,
     /// Its entries, in basic blocks.
