@@ -1,73 +1,217 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How fast packets go from port to port when no guest is in the way.
+//! How fast packets go from port to port on one core when no guest is in the way: a driver of the tests posts entries as mlx5e
+//! does and rings once, then the engine is timed until it has nothing left to do.
+//!
+//! `memcpy` moves as many bytes between places that lie as far apart: what the host's memory can do.
 
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/driver/mod.rs"]
 mod driver;
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use driver::Setup;
+use connectx::datapath::engine::Engine;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use driver::{Cq, Port, Rq, Setup, Sq};
 
-/// Seconds that the engine of port 0 has used a CPU.
-fn engine_seconds() -> f64 {
-    std::fs::read_dir("/proc/self/task")
-        .unwrap()
-        .map(|task| task.unwrap().path())
-        .filter(|task| std::fs::read_to_string(task.join("comm")).unwrap() == "engine0\n")
-        .map(|task| std::fs::read_to_string(task.join("schedstat")).unwrap())
-        .map(|stat| stat.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9)
-        .sum()
+const SEND: u8 = 0x0a;
+const LARGE_SEND: u8 = 0x0e;
+/// IPv4 and TCP checksums.
+const CHECKSUMS: u8 = 0xc0;
+const HEADERS: usize = 54;
+/// Entries of a receive queue: what mlx5e has by default.
+const LOG_ENTRIES: u32 = 10;
+/// Frames of a burst.
+const BURST: u64 = 512;
+/// Bytes of a receive buffer, three pages as for 9000 bytes.
+const BUFFER: u64 = 12288;
+
+/// What is sent: `frames` frames in each of `entries` entries of `payload` bytes.
+struct Load {
+    opcode: u8,
+    payload: u32,
+    mss: u16,
 }
 
-/// Sends for a second, `payload` bytes an entry, and prints the speed for a CPU of the engine's own:
-/// what the driver costs is not counted.
-fn measure(name: &str, opcode: u8, payload: u32, mss: u16) {
-    const ENTRIES: u64 = 4096;
-    let setup = Setup::new(Duration::from_secs(1));
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(12), b.cq(12));
-    let (sq, rq) = (a.sq(&tx, 12), b.rq(&rx, 12, 4, 0));
-    b.receive_all(&rq);
-    let (from, to) = (setup.alloc(1 << 16), setup.alloc(48 << 20));
-    let post = |i: u64| {
-        let at = to + (i % ENTRIES) * 12288;
-        rq.post(&[(114, at), (4096, at + 4096), (8192 - 114, at + 8192)]);
-    };
-    (0..ENTRIES).for_each(post);
-    let mut headers = [0u8; 54];
-    headers[12..15].copy_from_slice(&[8, 0, 0x45]);
-    headers[16..18].copy_from_slice(&(40 + payload.min(u32::from(mss)) as u16).to_be_bytes());
-    headers[23] = 6;
-    headers[46] = 5 << 4;
-    let burst = (ENTRIES / 4 / u64::from(payload.div_ceil(u32::from(mss)))).max(1);
-    let (mut packets, mut sent) = (0u64, 0u64);
-    let (start, before) = (Instant::now(), engine_seconds());
-    while start.elapsed() < Duration::from_secs(1) {
-        for _ in 0..burst {
-            sq.post(opcode, 0xc0, mss, &headers, &[(payload, a.key, from)]);
+impl Load {
+    fn frames(&self) -> u64 {
+        u64::from(self.payload.div_ceil(u32::from(self.mss)))
+    }
+
+    fn entries(&self) -> u64 {
+        BURST.div_ceil(self.frames())
+    }
+
+    /// Bytes on the cable in a burst.
+    fn bytes(&self) -> u64 {
+        self.entries() * (u64::from(self.payload) + self.frames() * HEADERS as u64)
+    }
+}
+
+struct Ends<'s> {
+    a: Port<'s>,
+    sq: Sq<'s>,
+    tx: Cq<'s>,
+    rq: Rq<'s>,
+    rx: Cq<'s>,
+    from: u64,
+    to: u64,
+    posted: u64,
+}
+
+impl<'s> Ends<'s> {
+    fn new(setup: &'s Setup) -> Self {
+        let (a, b) = (setup.port(0), setup.port(1));
+        let (tx, rx) = (a.cq(12), b.cq(12));
+        let (sq, rq) = (a.sq(&tx, 12), b.rq(&rx, LOG_ENTRIES, 4, 0));
+        b.receive_all(&rq);
+        let (from, to) = (setup.alloc(1 << 20), setup.alloc(BUFFER << LOG_ENTRIES));
+        let mut ends = Self {
+            a,
+            sq,
+            tx,
+            rq,
+            rx,
+            from,
+            to,
+            posted: 0,
+        };
+        (0..1 << LOG_ENTRIES).for_each(|_| ends.refill());
+        ends
+    }
+
+    fn refill(&mut self) {
+        let at = self.to + (self.posted % (1 << LOG_ENTRIES)) * BUFFER;
+        self.rq
+            .post(&[(4096, at), (4096, at + 4096), (4096, at + 8192)]);
+        self.posted += 1;
+    }
+
+    /// One burst; returns how long the engine had it.
+    fn burst(&mut self, engine: &mut Engine<'_>, load: &Load) -> Duration {
+        let mut headers = [0u8; HEADERS];
+        headers[..14].copy_from_slice(&[2, 0x43, 0x58, 0, 0, 2, 2, 0x43, 0x58, 0, 0, 1, 8, 0]);
+        headers[14] = 0x45;
+        let length = 40 + load.payload.min(u32::from(load.mss)) as u16;
+        headers[16..18].copy_from_slice(&length.to_be_bytes());
+        headers[22..24].copy_from_slice(&[64, 6]);
+        headers[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        headers[46..48].copy_from_slice(&[5 << 4, 0x18]);
+        for i in 0..load.entries() {
+            let at = self.from + (i % 8) * (64 << 10);
+            self.sq.post(
+                load.opcode,
+                CHECKSUMS,
+                load.mss,
+                &headers,
+                &[(load.payload, self.a.key, at)],
+            );
         }
-        sq.ring();
-        for _ in 0..burst {
-            tx.wait();
-            sent += 1;
+        self.sq.ring();
+        let start = Instant::now();
+        while engine.poll() {}
+        let took = start.elapsed();
+        let sent = (0..load.entries()).filter_map(|_| self.tx.poll());
+        assert_eq!(sent.count() as u64, load.entries());
+        for _ in 0..load.entries() * load.frames() {
+            assert!(self.rx.poll().is_some());
+            self.refill();
         }
-        while rx.poll().is_some() {
-            post(packets);
-            packets += 1;
+        took
+    }
+}
+
+fn engine(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("engine");
+    let loads = [
+        (
+            "64-byte frames",
+            Load {
+                opcode: SEND,
+                payload: 64 - HEADERS as u32,
+                mss: 1448,
+            },
+        ),
+        (
+            "1500-byte frames",
+            Load {
+                opcode: SEND,
+                payload: 1500 - HEADERS as u32,
+                mss: 1448,
+            },
+        ),
+        (
+            "9000-byte frames",
+            Load {
+                opcode: SEND,
+                payload: 9000 - HEADERS as u32,
+                mss: 8948,
+            },
+        ),
+        (
+            "64 KiB cut to 1500",
+            Load {
+                opcode: LARGE_SEND,
+                payload: 65_160,
+                mss: 1448,
+            },
+        ),
+        (
+            "64 KiB cut to 9000",
+            Load {
+                opcode: LARGE_SEND,
+                payload: 62_636,
+                mss: 8948,
+            },
+        ),
+    ];
+    for (name, mut load) in loads {
+        if load.opcode == SEND {
+            load.mss = load.payload as u16;
+        }
+        let throughputs = [
+            (
+                "frames",
+                Throughput::Elements(load.entries() * load.frames()),
+            ),
+            ("bytes", Throughput::Bytes(load.bytes())),
+        ];
+        for (unit, throughput) in throughputs {
+            group.throughput(throughput);
+            let setup = Setup::without_engines(Duration::from_secs(1));
+            let mut engine = Engine::new(&setup.cable, 0);
+            let mut ends = Ends::new(&setup);
+            group.bench_with_input(BenchmarkId::new(name, unit), &load, |bencher, load| {
+                bencher
+                    .iter_custom(|bursts| (0..bursts).map(|_| ends.burst(&mut engine, load)).sum());
+            });
         }
     }
-    let seconds = engine_seconds() - before;
-    println!(
-        "{name}: {:.1} Gbit/s, {:.2} million packets/s",
-        sent as f64 * f64::from(payload) * 8.0 / seconds / 1e9,
-        packets as f64 / seconds / 1e6
-    );
+    group.finish();
 }
 
-fn main() {
-    measure("64 KiB sends, 1448 bytes a packet", 0x0e, 65_160, 1448);
-    measure("64 KiB sends, 8948 bytes a packet", 0x0e, 62_636, 8948);
-    measure("1448-byte packets", 0x0a, 1448, 1448);
-    measure("64-byte packets", 0x0a, 64, 64);
+fn memcpy(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("memcpy");
+    let from = vec![7u8; 1 << 20];
+    let mut to = vec![0u8; (BUFFER as usize) << LOG_ENTRIES];
+    for length in [1500, 9000] {
+        group.throughput(Throughput::Bytes(length as u64 * BURST));
+        let mut next = 0;
+        group.bench_function(BenchmarkId::from_parameter(length), |bencher| {
+            bencher.iter(|| {
+                for i in 0..BURST as usize {
+                    let source = (i % 8) * (64 << 10);
+                    let at = next % (1 << LOG_ENTRIES) * BUFFER as usize;
+                    to[at..at + length].copy_from_slice(black_box(&from[source..source + length]));
+                    next += 1;
+                }
+                black_box(&mut to);
+            });
+        });
+    }
+    group.finish();
 }
+
+criterion_group!(benches, engine, memcpy);
+criterion_main!(benches);

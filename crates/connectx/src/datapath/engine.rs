@@ -194,77 +194,107 @@ impl<'p> Routes<'p> {
 
 /// Serves the send queues of port `me` until [`Bell::stop`].
 pub fn run(cable: &Cable, me: usize) {
-    let bell = &cable.bells[me];
-    let mut ready = VecDeque::new();
-    let mut blocked = Vec::new();
-    let mut patience = Patience::default();
-    let mut arrival: Option<Instant> = None;
-    loop {
-        let go_on = if !ready.is_empty() {
-            bell.collect(&mut ready);
-            true
-        } else if !blocked.is_empty() {
-            bell.wait(&mut ready, Some(RETRY))
-        } else if let Some(arrival) = arrival {
-            let left = arrival.saturating_duration_since(Instant::now());
-            bell.wait(&mut ready, Some(left))
-        } else {
-            patience.wait(bell, &mut ready)
-        };
-        if !go_on {
-            return;
-        }
-        ready.extend(blocked.drain(..));
-        arrival = serve(cable, me, &mut ready, &mut blocked);
+    let mut engine = Engine::new(cable, me);
+    while engine.wait() {
+        engine.serve();
     }
 }
 
-/// One batch. Returns when the next frame arrives that is on a wire.
-fn serve(
-    cable: &Cable,
+/// The engine of a port, for a thread that has other things to do, too: [`run`] is all of it in one.
+pub struct Engine<'c> {
+    cable: &'c Cable,
     me: usize,
-    ready: &mut VecDeque<u32>,
-    blocked: &mut Vec<u32>,
-) -> Option<Instant> {
-    let ports = &*cable.ports.read();
-    let mut wire = cable.wire(me);
-    let mut batch = Batch::default();
-    let mut budget = BATCH;
-    while budget > 0
-        && let Some(sqn) = ready.pop_front()
-    {
-        // A queue that is gone by now has no work.
-        let Some(sq) = ports[me].hca.sqs.get(sqn) else {
-            continue;
-        };
-        // Cleared before the work is looked at: a doorbell from here on counts again.
-        sq.scheduled.store(false, Ordering::SeqCst);
-        let step = tx::run(
-            ports,
+    /// Queues with work.
+    ready: VecDeque<u32>,
+    /// Queues whose next packet has no buffer at the receiver.
+    blocked: Vec<u32>,
+    patience: Patience,
+    /// When the next frame arrives that is on the wire.
+    arrival: Option<Instant>,
+}
+
+impl<'c> Engine<'c> {
+    /// The engine of port `me`. A port has one at a time.
+    pub fn new(cable: &'c Cable, me: usize) -> Self {
+        Self {
+            cable,
             me,
-            sq,
-            &mut batch,
-            &mut budget,
-            cable.pause,
-            wire.as_deref_mut(),
-        );
-        // If it was set meanwhile, the queue is on the bell's list already.
-        if step == Step::Idle || sq.scheduled.swap(true, Ordering::SeqCst) {
-            continue;
-        }
-        if step == Step::More {
-            ready.push_back(sqn);
-        } else {
-            blocked.push(sqn);
+            ready: VecDeque::new(),
+            blocked: Vec::new(),
+            patience: Patience::default(),
+            arrival: None,
         }
     }
-    let arrival = wire.and_then(|mut wire| {
-        let arrival = arrive(ports, me, &mut wire, &mut batch, cable.pause);
-        cable.release(me, &wire);
-        arrival
-    });
-    batch.finish(ports, me);
-    arrival
+
+    /// Waits for work. Returns whether the engine is to go on.
+    fn wait(&mut self) -> bool {
+        let bell = &self.cable.bells[self.me];
+        if !self.ready.is_empty() {
+            bell.collect(&mut self.ready);
+            true
+        } else if !self.blocked.is_empty() {
+            bell.wait(&mut self.ready, Some(RETRY))
+        } else if let Some(arrival) = self.arrival {
+            let left = arrival.saturating_duration_since(Instant::now());
+            bell.wait(&mut self.ready, Some(left))
+        } else {
+            self.patience.wait(bell, &mut self.ready)
+        }
+    }
+
+    /// One batch, if there is work. Returns whether there was.
+    pub fn poll(&mut self) -> bool {
+        self.cable.bells[self.me].collect(&mut self.ready);
+        let work = !(self.ready.is_empty() && self.blocked.is_empty() && self.arrival.is_none());
+        if work {
+            self.serve();
+        }
+        work
+    }
+
+    /// One batch.
+    fn serve(&mut self) {
+        let (cable, me) = (self.cable, self.me);
+        self.ready.extend(self.blocked.drain(..));
+        let ports = &*cable.ports.read();
+        let mut wire = cable.wire(me);
+        let mut batch = Batch::default();
+        let mut budget = BATCH;
+        while budget > 0
+            && let Some(sqn) = self.ready.pop_front()
+        {
+            // A queue that is gone by now has no work.
+            let Some(sq) = ports[me].hca.sqs.get(sqn) else {
+                continue;
+            };
+            // Cleared before the work is looked at: a doorbell from here on counts again.
+            sq.scheduled.store(false, Ordering::SeqCst);
+            let step = tx::run(
+                ports,
+                me,
+                sq,
+                &mut batch,
+                &mut budget,
+                cable.pause,
+                wire.as_deref_mut(),
+            );
+            // If it was set meanwhile, the queue is on the bell's list already.
+            if step == Step::Idle || sq.scheduled.swap(true, Ordering::SeqCst) {
+                continue;
+            }
+            if step == Step::More {
+                self.ready.push_back(sqn);
+            } else {
+                self.blocked.push(sqn);
+            }
+        }
+        self.arrival = wire.and_then(|mut wire| {
+            let arrival = arrive(ports, me, &mut wire, &mut batch, cable.pause);
+            cable.release(me, &wire);
+            arrival
+        });
+        batch.finish(ports, me);
+    }
 }
 
 /// Delivers the frames that have come through the wire of port `me`, as many as a batch has. Returns when to look again.

@@ -8,7 +8,6 @@ use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,20 +30,22 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Both ports enabled, links up.
+    /// Both ports enabled, links up, and engines that serve them.
     pub fn new(pause: Duration) -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("connectx-driver-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let mut options = File::options();
-        let memory = options
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .unwrap();
-        std::fs::remove_file(&path).unwrap();
+        let mut setup = Self::without_engines(pause);
+        let engine = |port| {
+            let cable = setup.cable.clone();
+            let builder = std::thread::Builder::new().name(format!("engine{port}"));
+            builder.spawn(move || engine::run(&cable, port)).unwrap()
+        };
+        setup.engines = (0..2).map(engine).collect();
+        setup
+    }
+
+    /// As [`Self::new`], but nobody serves the ports.
+    pub fn without_engines(pause: Duration) -> Self {
+        let memory = rustix::fs::memfd_create("connectx-driver", rustix::fs::MemfdFlags::CLOEXEC);
+        let memory = File::from(memory.unwrap());
         memory.set_len(MEMORY).unwrap();
         let cable = Arc::new(Cable::new(&CX5, pause));
         for port in cable.ports.write().iter_mut() {
@@ -53,18 +54,11 @@ impl Setup {
                 .map(&memory, 0, 0, MEMORY, true, true)
                 .unwrap();
         }
-        let engines = (0..2)
-            .map(|port| {
-                let cable = cable.clone();
-                let builder = std::thread::Builder::new().name(format!("engine{port}"));
-                builder.spawn(move || engine::run(&cable, port)).unwrap()
-            })
-            .collect();
         Self {
             cable,
             memory,
             free: Cell::new(PAGE),
-            engines,
+            engines: Vec::new(),
         }
     }
 
