@@ -15,7 +15,10 @@ use crate::{
             Piece,
             Pieces, //
         },
-        sock::LockedSocket,
+        sock::{
+            LockedSocket,
+            Stream, //
+        },
         uapi::{
             RxEntry,
             BUFFER_SIZE, //
@@ -25,6 +28,7 @@ use crate::{
     socket::Socket, //
 };
 use kernel::{
+    error::code::ENOTCONN,
     prelude::*,
     sync::Arc, //
 };
@@ -258,15 +262,32 @@ pub(crate) fn ready(locked: &mut LockedSocket<'_>) {
     }
 }
 
-/// recv(2): takes back what user space has returned, then delivers. `EFAULT`: the next bytes lie in memory of others.
-pub(crate) fn kick(locked: &mut LockedSocket<'_>) -> Result {
+/// recv(2): takes back what user space has returned, delivers what waits, and answers as TCP would with all of it read: that
+/// the stream has ended, or why there is nothing. `EFAULT`: the next bytes lie in memory of others.
+pub(crate) fn recv(locked: &mut LockedSocket<'_>) -> Result {
     if let Some(context) = &locked.state().context {
         context.drain_queues();
     }
     ready(locked);
-    match &locked.state().rx {
-        Some(rx) if rx.stop == Some(Stop::Foreign) => Err(EFAULT),
-        _ => Ok(()),
+    if let Some(Rx {
+        stop: Some(Stop::Foreign),
+        ..
+    }) = &locked.state().rx
+    {
+        return Err(EFAULT);
+    }
+    let stream = locked.stream();
+    if stream.waiting {
+        return Err(EAGAIN);
+    }
+    if stream.told {
+        return Ok(());
+    }
+    locked.take_error()?;
+    match stream {
+        Stream { shut: true, .. } => Ok(()),
+        Stream { closed: true, .. } => Err(ENOTCONN),
+        _ => Err(EAGAIN),
     }
 }
 

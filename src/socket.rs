@@ -160,8 +160,10 @@ pub(crate) fn attached(locked: &mut LockedSocket<'_>) {
 }
 
 /// Whether the connection cannot go on as an ordinary one: bytes may yet arrive that only we can deliver, unless the stream has
-/// `ended`, or sends are under way whose memory the context is to give back.
-pub(crate) fn unfinished(locked: &mut LockedSocket<'_>, ended: bool) -> bool {
+/// ended, or sends are under way whose memory the context is to give back.
+pub(crate) fn unfinished(locked: &mut LockedSocket<'_>) -> bool {
+    let stream = locked.stream();
+    let ended = !stream.waiting && (stream.closed || stream.shut || stream.told);
     let sends = locked.socket().completions().map_or(0, |c| c.pending());
     sends > 0 || (locked.state().rx.is_some() && !ended)
 }

@@ -156,16 +156,9 @@ entry_points! {
     /// # Safety
     ///
     /// See [`with_locked`].
-    unsafe fn netgpu_socket_unfinished(
-        socket: *mut c_void,
-        sk: *mut abi::sock,
-        ended: bool,
-    ) -> bool {
+    unsafe fn netgpu_socket_unfinished(socket: *mut c_void, sk: *mut abi::sock) -> bool {
         // SAFETY: By this function's requirements.
-        unsafe {
-            with_locked(socket, sk, |locked| crate::socket::unfinished(locked, ended))
-        }
-        .unwrap_or(true)
+        unsafe { with_locked(socket, sk, crate::socket::unfinished) }.unwrap_or(true)
     }
 
     /// # Safety
@@ -236,10 +229,10 @@ entry_points! {
     /// # Safety
     ///
     /// See [`with_locked`].
-    unsafe fn netgpu_rx_kick(socket: *mut c_void, sk: *mut abi::sock) -> c_int {
+    unsafe fn netgpu_rx_recv(socket: *mut c_void, sk: *mut abi::sock) -> c_int {
         from_result(|| {
             // SAFETY: By this function's requirements.
-            unsafe { with_locked(socket, sk, rx::kick) }
+            unsafe { with_locked(socket, sk, rx::recv) }
                 .ok_or(EINVAL)?
                 .map(|()| 0)
         })

@@ -20,6 +20,8 @@ use kernel::{
     prelude::*, //
 };
 
+pub(crate) use abi::netgpu_stream as Stream;
+
 /// The file of a TCP socket, as long as somebody works with its descriptor.
 ///
 /// # Invariants
@@ -161,6 +163,20 @@ impl<'a> LockedSocket<'a> {
         // SAFETY: By the type invariants the lock is held and no other `LockedSocket` is in use, so this is
         // the only way to the cell, and `&mut self` makes the reference the only one.
         unsafe { &mut *self.socket.locked.0.get() }
+    }
+
+    /// What TCP knows of the stream that is received.
+    pub(crate) fn stream(&self) -> Stream {
+        let mut stream = Stream::default();
+        // SAFETY: By the type invariants.
+        unsafe { abi::netgpu_stream(self.sk.as_ptr(), &mut stream) };
+        stream
+    }
+
+    /// Takes the socket's pending error: whoever asks next does not see it.
+    pub(crate) fn take_error(&mut self) -> Result {
+        // SAFETY: By the type invariants.
+        to_result(unsafe { abi::netgpu_sock_error(self.sk.as_ptr()) })
     }
 
     /// Feeds what waits on the socket to [`crate::rx::pieces`].

@@ -177,8 +177,8 @@ int netgpu_socket_attach(struct file *file, struct netgpu_device *dev, void *soc
  */
 void netgpu_socket_abort(struct sock *sk, void *socket);
 
-/* Rust. Socket lock held, process context. Whether the connection cannot do without us; @ended: nothing more to receive. */
-bool netgpu_socket_unfinished(void *socket, struct sock *sk, bool ended);
+/* Rust. Socket lock held, process context. Whether the connection cannot do without us. */
+bool netgpu_socket_unfinished(void *socket, struct sock *sk);
 /* Rust. Socket lock held, process context. First act of @socket's life on @sk. */
 void netgpu_socket_attached(void *socket, struct sock *sk);
 /*
@@ -215,8 +215,21 @@ void netgpu_rx_ready(void *socket, struct sock *sk);
  * returns the number of bytes it took; -EFAULT: the next piece belongs to another context.
  */
 int netgpu_rx_pieces(void *socket, struct sock *sk, const struct netgpu_piece *pieces, u32 n);
-/* Rust. Socket lock held, process context: recv(2) wants what waits on the ring. -EFAULT as above, else 0. */
-int netgpu_rx_kick(void *socket, struct sock *sk);
+
+/* What TCP knows of the stream that is received. */
+struct netgpu_stream {
+	bool waiting;	/* bytes wait on the socket */
+	bool told;	/* its end, or an error, was reported already */
+	bool shut;	/* no more will come */
+	bool closed;	/* there is no connection */
+};
+
+/* Socket lock held. */
+void netgpu_stream(struct sock *sk, struct netgpu_stream *out);
+/* Socket lock held. Takes the socket's pending error: 0 or a negative errno. */
+int netgpu_sock_error(struct sock *sk);
+/* Rust. Socket lock held, process context: recv(2). Returns 0 at the end of the stream, else an error. */
+int netgpu_rx_recv(void *socket, struct sock *sk);
 /* Rust. No lock. Whether the rx ring holds entries. */
 bool netgpu_rx_readable(void *socket);
 /* Rust. No lock. Whether the socket has an rx ring. */

@@ -99,9 +99,17 @@ void netgpu_rx_wake(struct sock *sk, void *socket)
 	netgpu_ulp_of(sk)->data_ready(sk);
 }
 
-static bool netgpu_rx_pending(struct sock *sk)
+void netgpu_stream(struct sock *sk, struct netgpu_stream *out)
 {
-	return !skb_queue_empty(&sk->sk_receive_queue);
+	out->waiting = !skb_queue_empty(&sk->sk_receive_queue);
+	out->told = sock_flag(sk, SOCK_DONE);
+	out->shut = sk->sk_shutdown & RCV_SHUTDOWN;
+	out->closed = sk->sk_state == TCP_CLOSE;
+}
+
+int netgpu_sock_error(struct sock *sk)
+{
+	return sock_error(sk);
 }
 
 /*
@@ -136,19 +144,7 @@ int netgpu_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 		release_sock(sk);
 		return ulp->base->recvmsg(sk, msg, len, flags);
 	}
-	err = netgpu_rx_kick(ulp->socket, sk);
-	if (!err && netgpu_rx_pending(sk)) {
-		err = -EAGAIN;
-	} else if (!err && !sock_flag(sk, SOCK_DONE)) {
-		if (sk->sk_err)
-			err = sock_error(sk);
-		else if (sk->sk_shutdown & RCV_SHUTDOWN)
-			err = 0;
-		else if (sk->sk_state == TCP_CLOSE)
-			err = -ENOTCONN;
-		else
-			err = -EAGAIN;
-	}
+	err = netgpu_rx_recv(ulp->socket, sk);
 	release_sock(sk);
 	return err;
 }

@@ -151,13 +151,6 @@ static void *netgpu_detach(struct sock *sk, struct netgpu_ulp *ulp)
 	return netgpu_socket_detached(ulp->socket, sk);
 }
 
-/* Socket lock held. Whether the peer has said all that it will, and none of it is left. */
-static bool netgpu_stream_ended(struct sock *sk)
-{
-	return skb_queue_empty(&sk->sk_receive_queue) &&
-	       (sk->sk_state == TCP_CLOSE || sk->sk_shutdown & RCV_SHUTDOWN || sock_flag(sk, SOCK_DONE));
-}
-
 void netgpu_socket_abort(struct sock *sk, void *socket)
 {
 	struct netgpu_ulp *ulp;
@@ -166,7 +159,7 @@ void netgpu_socket_abort(struct sock *sk, void *socket)
 	lock_sock(sk);
 	ulp = netgpu_ulp_of(sk);
 	if (ulp && ulp->attached && ulp->socket == socket) {
-		unfinished = netgpu_socket_unfinished(socket, sk, netgpu_stream_ended(sk));
+		unfinished = netgpu_socket_unfinished(socket, sk);
 		netgpu_context_put(netgpu_detach(sk, ulp));
 		if (unfinished) {
 			ulp->base->disconnect(sk, 0);
