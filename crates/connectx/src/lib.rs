@@ -29,7 +29,7 @@
 //! odd-sized chunks, which needs the other kinds, is refused.
 //!
 //! # What it does not do
-//! It has no physics: no speed but the host's, no loss, no FCS. Interrupt moderation
+//! It has no physics: no speed but the host's, no loss, no FCS, unless they are asked for ([`fault`]). Interrupt moderation
 //! is accepted and has no effect. A frame whose receiver has no buffer waits, as on a link with pause
 //! frames, but not for ever: when the time is over (`--pause-ms`) the queue counts as starved,
 //! and what comes for it is dropped and counted (`out_of_buffer`) until it has buffers again. While it
@@ -45,6 +45,8 @@
 //! | [`obj`] | objects: queues, TIRs, flow tables, and the port that has them |
 //! | [`cmd`] | commands that create, change and destroy objects |
 //! | [`datapath`] | from a doorbell to a completion |
+//! | [`fault`] | what goes wrong on demand, and captures |
+//! | [`control`] | asking for it while traffic runs |
 //! | [`server`] | vfio-user |
 //!
 //! Each port has two threads. One takes vfio-user messages: commands are executed right there,
