@@ -93,6 +93,7 @@ pub fn run<'p>(
         return Step::Idle;
     }
     let mut entry = [0; MAX_SEND];
+    let mut head = [0; HEAD];
     while state.consumer != producer {
         let left = producer.wrapping_sub(state.consumer);
         let (control, readable) = read_entry(port, sq, state.consumer, left, &mut entry);
@@ -111,7 +112,7 @@ pub fn run<'p>(
                     pause,
                     wire: wire.as_deref_mut(),
                 };
-                sender.entry(&mut state, control, bytes)
+                sender.entry(&mut state, control, bytes, &mut head)
             }
         };
         match result {
@@ -191,7 +192,14 @@ struct Sender<'b, 'p> {
 }
 
 impl<'p> Sender<'_, 'p> {
-    fn entry(&mut self, state: &mut SqState, control: Control, bytes: &[u8]) -> Result<(), Stop> {
+    /// Sends one entry; `head` is room for the first bytes of its frames, whatever is in it.
+    fn entry(
+        &mut self,
+        state: &mut SqState,
+        control: Control,
+        bytes: &[u8],
+        head: &mut [u8; HEAD],
+    ) -> Result<(), Stop> {
         let operation = SendOp::try_from(control.opcode).map_err(|_| Syndrome::LocalOperation)?;
         match operation {
             SendOp::Nop => return self.spend(),
@@ -213,8 +221,8 @@ impl<'p> Sender<'_, 'p> {
             .gather(data, &mut pieces)
             .map_err(Stop::from)
             .and_then(|length| match operation {
-                SendOp::LargeSend => self.large(state, &ethernet, inline, &pieces, length),
-                _ => self.single(state, &ethernet, inline, &pieces, length),
+                SendOp::LargeSend => self.large(state, &ethernet, inline, &pieces, length, head),
+                _ => self.single(state, &ethernet, inline, &pieces, length, head),
             });
         self.batch.pieces = pieces;
         result
@@ -275,13 +283,13 @@ impl<'p> Sender<'_, 'p> {
         inline: &[u8],
         pieces: &[Slice<'p>],
         length: usize,
+        head: &mut [u8; HEAD],
     ) -> Result<(), Stop> {
         let total = inline.len() + length;
         if !(ETHERNET..=usize::from(MAX_MTU)).contains(&total) {
             return Err(Syndrome::LocalLength.into());
         }
         self.spend()?;
-        let mut head = [0; HEAD];
         head[..inline.len()].copy_from_slice(inline);
         let mut body = Cursor::new(pieces);
         let looked_at = total.min(MAX_HEADERS).max(inline.len());
@@ -289,7 +297,7 @@ impl<'p> Sender<'_, 'p> {
         ahead.read(&mut head[inline.len()..looked_at]);
         let taken = Headers::parse(&head[..looked_at]).end().max(inline.len());
         body.advance(taken - inline.len());
-        self.transmit(state, ethernet, &mut head, taken, body, total - taken)
+        self.transmit(state, ethernet, head, taken, body, total - taken)
     }
 
     /// A header, and payload that is cut into packets.
@@ -300,6 +308,7 @@ impl<'p> Sender<'_, 'p> {
         inline: &[u8],
         pieces: &[Slice<'p>],
         length: usize,
+        head: &mut [u8; HEAD],
     ) -> Result<(), Stop> {
         let largest = inline.len() + length.min(usize::from(ethernet.mss));
         if ethernet.mss == 0
@@ -308,21 +317,13 @@ impl<'p> Sender<'_, 'p> {
         {
             return Err(Syndrome::LocalLength.into());
         }
-        let mut head = [0; HEAD];
         let mut body = Cursor::new(pieces);
         body.advance(state.sent as usize * usize::from(ethernet.mss));
         while let Some(segment) = tso::segment(state.sent, length, ethernet.mss) {
             self.spend()?;
             head[..inline.len()].copy_from_slice(inline);
             tso::cut(&mut head[..inline.len()], &segment);
-            self.transmit(
-                state,
-                ethernet,
-                &mut head,
-                inline.len(),
-                body,
-                segment.length,
-            )?;
+            self.transmit(state, ethernet, head, inline.len(), body, segment.length)?;
             body.advance(segment.length);
             state.sent += 1;
         }
