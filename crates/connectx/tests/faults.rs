@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use connectx::bits::Fields;
 use connectx::control::Request;
 use connectx::fault::Impairment;
-use driver::{Cq, Port, Rq, Setup, Sq, eventually};
+use driver::{Cq, Message, Port, Rq, Setup, Sq, eventually};
 
 const L3_AND_L4: u8 = 0xc0;
 const FRAME: u32 = 154;
@@ -242,4 +242,22 @@ fn a_dark_cable_loses_what_is_on_it() {
     ends.ask(Request::Link { up: true });
     ends.send(3);
     assert_eq!(ends.receive().0[54], 3, "and nothing before it");
+}
+
+#[test]
+fn commands_are_taken_and_not_answered() {
+    let setup = Setup::new(PAUSE);
+    let port = setup.port(0);
+    let alloc_pd = || Message::new(0x800, 16);
+    let stick = Request::StickCommands { port: 0, count: 1 };
+    stick.run(&setup.cable).unwrap();
+    let entry = port.submit(&alloc_pd(), 16);
+    assert_eq!(entry[0x3f] & 1, 1, "the entry is still the device's");
+    port.create(alloc_pd());
+    let assert = Request::Assert {
+        port: 0,
+        syndrome: 1,
+    };
+    assert.run(&setup.cable).unwrap();
+    assert_eq!(port.submit(&alloc_pd(), 16)[0x3f] & 1, 1);
 }

@@ -182,10 +182,14 @@ impl<'s> Port<'s> {
         iseg::write(ports, self.index, offset, &value.to_be_bytes());
     }
 
-    /// Executes a command; returns delivery status and output.
-    pub fn command(&self, message: &Message, out: usize) -> (u8, Vec<u8>) {
+    fn mailbox(&self, chain: u64, i: u64) -> u64 {
+        self.queue + PAGE + (chain * 64 + i) * 1024
+    }
+
+    /// Submits a command; returns its entry of the command queue as it is afterwards.
+    pub fn submit(&self, message: &Message, out: usize) -> Vec<u8> {
         let setup = self.setup;
-        let mailbox = |chain: u64, i: u64| self.queue + PAGE + (chain * 64 + i) * 1024;
+        let mailbox = |chain, i| self.mailbox(chain, i);
         for chain in 0..2 {
             for i in 0..64 {
                 let next = if i < 63 { mailbox(chain, i + 1) } else { 0 };
@@ -206,12 +210,17 @@ impl<'s> Port<'s> {
         entry.0[0x10..0x20].copy_from_slice(head);
         setup.write(self.queue, &entry.0);
         self.store(0x18, 1);
-        let entry = setup.read(self.queue, 64);
+        setup.read(self.queue, 64)
+    }
+
+    /// Executes a command; returns delivery status and output.
+    pub fn command(&self, message: &Message, out: usize) -> (u8, Vec<u8>) {
+        let (setup, entry) = (self.setup, self.submit(message, out));
         assert_eq!(entry[0x3f] & 1, 0, "the device gives the entry back");
         assert_eq!(entry[0x3c], 0x5a, "the token stays");
         let mut output = entry[0x20..0x30].to_vec();
         for (i, _) in (16..out).step_by(512).enumerate() {
-            output.extend(setup.read(mailbox(1, i as u64), 512));
+            output.extend(setup.read(self.mailbox(1, i as u64), 512));
         }
         output.truncate(out);
         (entry[0x3f] >> 1, output)
