@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
- * zcrx DEVICE QUEUE PORT BYTES [PAGES]: receives and checks so much of the stream with io_uring's zero copy receive, in an area
- * of PAGES pages. Prints how much the kernel had to copy.
+ * zcrx DEVICE QUEUE PORT BYTES [PAGES [LENGTH]]: receives and checks so much of the stream with io_uring's zero copy receive, in
+ * an area of PAGES pages, in buffers of LENGTH bytes. Prints how much the kernel had to copy. Buffers larger than a page
+ * take huge pages: then PAGES must be a multiple of those.
  */
 #include <linux/io_uring.h>
 #include <net/if.h>
@@ -57,7 +58,7 @@ static void ring_open(void)
 	ring.cqes = (void *)(map + p.cq_off.cqes);
 }
 
-static void zcrx_open(const char *dev, int queue, size_t pages)
+static void zcrx_open(const char *dev, int queue, size_t pages, uint32_t length)
 {
 	size_t refill_size = PAGE + REFILL_ENTRIES * sizeof(struct io_uring_zcrx_rqe) + PAGE;
 	struct zcrx_event_desc events = { .flags = ZCRX_EVENT_DESC_FLAG_STATS, .stats_offset = refill_size - PAGE };
@@ -70,10 +71,11 @@ static void zcrx_open(const char *dev, int queue, size_t pages)
 		.area_ptr = (uintptr_t)&area,
 		.region_ptr = (uintptr_t)&region,
 		.event_desc = (uintptr_t)&events,
+		.rx_buf_len = length,
 	};
 	uint8_t *refill;
 
-	zcrx.area = mmap(NULL, area.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	zcrx.area = mmap(NULL, area.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (length > PAGE ? MAP_HUGETLB : 0), -1, 0);
 	refill = mmap(NULL, refill_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (zcrx.area == MAP_FAILED || refill == MAP_FAILED)
 		die("no memory");
@@ -144,10 +146,11 @@ int main(int argc, char **argv)
 	int fd, listener;
 
 	if (argc < 5)
-		die("usage: zcrx DEVICE QUEUE PORT BYTES [PAGES]");
+		die("usage: zcrx DEVICE QUEUE PORT BYTES [PAGES [LENGTH]]");
 	bytes = strtoull(argv[4], NULL, 0);
 	ring_open();
-	zcrx_open(argv[1], atoi(argv[2]), argc > 5 ? strtoul(argv[5], NULL, 0) : 8192);
+	zcrx_open(argv[1], atoi(argv[2]), argc > 5 ? strtoul(argv[5], NULL, 0) : 8192,
+		  argc > 6 ? strtoul(argv[6], NULL, 0) : 0);
 	listener = stream_listen(atoi(argv[3]));
 	fd = sys(accept(listener, NULL, NULL));
 	submit_recv(fd);

@@ -16,7 +16,7 @@ use connectx::cmd::iseg;
 use connectx::datapath::doorbell::Doorbell;
 use connectx::datapath::engine;
 use connectx::datapath::link::Cable;
-use connectx::model::CX5;
+use connectx::model::{CX5, Model};
 
 const PAGE: u64 = 4096;
 const MEMORY: u64 = 64 << 20;
@@ -30,9 +30,14 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Both ports enabled, links up, and engines that serve them.
+    /// Both ports of a ConnectX-5 enabled, links up, and engines that serve them.
     pub fn new(pause: Duration) -> Self {
-        let mut setup = Self::without_engines(pause);
+        Self::of(&CX5, pause)
+    }
+
+    /// The same with ports of `model`.
+    pub fn of(model: &'static dyn Model, pause: Duration) -> Self {
+        let mut setup = Self::still(model, pause);
         let engine = |port| {
             let cable = setup.cable.clone();
             let builder = std::thread::Builder::new().name(format!("engine{port}"));
@@ -44,10 +49,14 @@ impl Setup {
 
     /// As [`Self::new`], but nobody serves the ports.
     pub fn without_engines(pause: Duration) -> Self {
+        Self::still(&CX5, pause)
+    }
+
+    fn still(model: &'static dyn Model, pause: Duration) -> Self {
         let memory = rustix::fs::memfd_create("connectx-driver", rustix::fs::MemfdFlags::CLOEXEC);
         let memory = File::from(memory.unwrap());
         memory.set_len(MEMORY).unwrap();
-        let cable = Arc::new(Cable::new(&CX5, pause));
+        let cable = Arc::new(Cable::new(model, pause));
         for port in cable.ports.write().iter_mut() {
             port.bus
                 .memory
@@ -270,9 +279,15 @@ impl<'s> Port<'s> {
 
     /// A ready send queue of 2^`log_size` blocks.
     pub fn sq(&self, cq: &Cq<'_>, log_size: u32) -> Sq<'s> {
+        self.sq_with(cq, log_size, false)
+    }
+
+    /// The same; `umr` says that it may change memory keys.
+    pub fn sq_with(&self, cq: &Cq<'_>, log_size: u32, umr: bool) -> Sq<'s> {
         let pages = (64u64 << log_size).div_ceil(PAGE);
         let (ring, record) = (self.setup.alloc(pages * PAGE), self.setup.alloc(8));
         let message = Message::new(0x904, 0x110 + 8 * pages as usize)
+            .bits(0x20, 19, 19, umr.into())
             .bits(0x28, 23, 0, cq.cqn)
             .bits(0x50, 31, 28, 1)
             .bits(0x58, 23, 0, self.pd)
@@ -330,7 +345,12 @@ impl<'s> Port<'s> {
 
     /// Sends everything that arrives to `rq`.
     pub fn receive_all(&self, rq: &Rq<'_>) {
-        let tir = self.create(Message::new(0x900, 0x110).bits(0x3c, 23, 0, rq.rqn));
+        self.receive_in(rq.rqn);
+    }
+
+    /// The same for the queue `rqn`.
+    pub fn receive_in(&self, rqn: u32) {
+        let tir = self.create(Message::new(0x900, 0x110).bits(0x3c, 23, 0, rqn));
         let table = self.create(Message::new(0x930, 0x40));
         let group = Message::new(0x933, 0x400).bits(0x14, 23, 0, table);
         let group = self.create(group);

@@ -1,0 +1,227 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
+#
+# Striding receive queues, hardware GRO and the exact header split of profile cx7, with Linux's own driver and the kernel's own users.
+# All that the area nic says of a NIC holds here, too.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+. ../lib/transfer.sh
+
+QUEUE=1
+PORT=8000
+MIB=1048576
+
+is_on() {
+	ethtool -k "$NETGPU_DEV" | grep -q "^$1: on"
+}
+
+queues_stride() {
+	ethtool --show-priv-flags "$NETGPU_DEV" | grep -q 'rx_striding_rq *: on'
+	# What does not fit in the rest of an entry leaves a completion without a packet.
+	plain_stream "$NETGPU_ADDR4" 9000
+	[ "$(nic_counter rx_mpwqe_filler_cqes)" -gt 0 ] || fail "no entry was ever left unfinished"
+}
+
+# plain_stream ADDRESS MTU: 64 MiB over an ordinary socket, exact.
+plain_stream() {
+	nic_mtu "$2"
+	case $1 in *:*) set -- "[$1]" ;; esac
+	plain-peer recv "$1:5001" >"$work/recv.out" 2>"$work/recv.err" &
+	receiver=$!
+	defer reap "$receiver"
+	until_true 20 is_listening "$work/recv.err" "$receiver"
+	peer_sender plain "$1:5001" --bytes $((64 * MIB))
+	finished "$receiver" 60 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	equal "sha256" "$(field "$(cat "$work/recv.out")" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+}
+
+gro_on() {
+	! is_on rx-gro-hw || fail "it is on from the start"
+	ethtool -K "$NETGPU_DEV" rx-gro-hw on
+	is_on rx-gro-hw || fail "it stays off"
+	nic_ping
+}
+
+gro_merges() {
+	local packets buffers
+	packets=$(nic_counter rx_gro_packets)
+	buffers=$(nic_counter rx_gro_skbs)
+	plain_stream "$1" "$2"
+	packets=$(($(nic_counter rx_gro_packets) - packets))
+	buffers=$(($(nic_counter rx_gro_skbs) - buffers))
+	note "$packets packets in $buffers buffers"
+	[ "$packets" -ge $((4 * buffers)) ] && [ "$buffers" -gt 0 ] || fail "hardly anything was merged"
+}
+
+gro_of_many_streams() {
+	iperf3 --server >"$ktap_tmp/server" 2>&1 &
+	defer kill $!
+	until_true 10 iperf_listens
+	in_peer iperf3 --client "$NETGPU_ADDR4" --time 2 --parallel 8 >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	in_peer iperf3 --client "$NETGPU_ADDR6" --time 2 --bidir >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	in_peer iperf3 --client "$NETGPU_ADDR4" --time 2 --udp --bitrate 50M >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+}
+
+iperf_listens() {
+	[ -n "$(ss -Htln 'sport = :5201')" ]
+}
+
+segmentation() {
+	in_peer ethtool -K "$NETGPU_PEER_DEV" tso "$1" gso "$1" >/dev/null
+}
+
+# What comes again and out of order must not be merged, and comes out right.
+gro_of_a_bad_cable() {
+	in_peer tc qdisc add dev "$NETGPU_PEER_DEV" root netem loss 1% reorder 5% duplicate 1% delay 1ms
+	defer ip netns exec peer tc qdisc del dev "$NETGPU_PEER_DEV" root
+	# Of segments as they come from TCP, not of the large sends that the device cuts.
+	segmentation off
+	defer segmentation on
+	plain_stream "$1" 1500
+}
+
+gro_with_tags() {
+	ip link add link "$NETGPU_DEV" name vlan5 type vlan id 5
+	defer ip link del vlan5
+	ip address add 10.9.5.1/24 dev vlan5
+	ip link set vlan5 up
+	in_peer ip link add link "$NETGPU_PEER_DEV" name vlan5 type vlan id 5
+	defer ip netns exec peer ip link del vlan5
+	in_peer ip address add 10.9.5.2/24 dev vlan5
+	in_peer ip link set vlan5 up
+	until_true 10 in_peer ping -q -c 1 -W 1 10.9.5.1 >/dev/null
+	plain_stream 10.9.5.1 1500
+	ethtool -K "$NETGPU_DEV" rx-vlan-offload off
+	defer ethtool -K "$NETGPU_DEV" rx-vlan-offload on
+	plain_stream 10.9.5.1 1500
+}
+
+split_on() {
+	ethtool -G "$NETGPU_DEV" tcp-data-split on
+	ethtool -g "$NETGPU_DEV" | grep -i 'tcp data split' | tail -n 1 | grep -q on
+	ethtool -L "$NETGPU_DEV" combined 2
+	ethtool -X "$NETGPU_DEV" equal 1
+	ethtool -K "$NETGPU_DEV" ntuple on
+	for proto in tcp4 tcp6; do
+		ethtool -N "$NETGPU_DEV" flow-type $proto dst-port $PORT action $QUEUE >/dev/null
+	done
+	nic_mtu 1500
+	nic_ping
+}
+
+kernel_receiver_listens() {
+	[ -n "$(ss -Htln "sport = :$PORT")" ] || gone "$receiver"
+}
+
+# into PROGRAM BYTES [ARGS...]: one of the kernel's users of memory providers receives.
+into() {
+	local program="$1" bytes="$2"
+	shift 2
+	"./$program" "$NETGPU_DEV" $QUEUE $PORT "$bytes" "$@" >"$work/recv.out" 2>"$work/recv.err" &
+	receiver=$!
+	defer reap "$receiver"
+	until_true 20 kernel_receiver_listens
+	alive "$receiver" || fail "$(cat "$work/recv.err")"
+}
+
+# Nothing of an exact split is copied.
+received() {
+	finished "$receiver" 20 "$work/recv.err"
+	note "$(cat "$work/recv.out")"
+	equal "copied" "$(field "$(cat "$work/recv.out")" copied)" 0
+}
+
+# transfer PROGRAM ADDRESS MTU [ARGS...]
+transfer() {
+	local program="$1" address="$2"
+	nic_mtu "$3"
+	shift 3
+	into "$program" $((64 * MIB)) "$@"
+	in_peer timeout 120 ./send "$address" $PORT $((64 * MIB))
+	received
+	check_log
+}
+
+small_writes() {
+	local chunk
+	for chunk in 1 40 700; do
+		into "$1" 20000
+		in_peer timeout 60 ./send "$NETGPU_ADDR4" $PORT 20000 $chunk
+		received
+	done
+}
+
+# The area of the case before goes some time after its program.
+huge_pages_are_back() {
+	[ "$(awk '$1 == "HugePages_Free:" { print $2 }' /proc/meminfo)" -ge 16 ]
+}
+
+# Buffers of LENGTH bytes: pages of the receive queue, and of its memory key, of that size.
+large_buffers() {
+	until_true 20 huge_pages_are_back
+	transfer zcrx "$2" "$3" 8192 "$1"
+}
+
+# What replaces all channels, or the interface, must come back with the split.
+reopened() {
+	local sender rx
+	into "$1" $((64 * MIB))
+	in_peer timeout 120 ./send "$NETGPU_ADDR4" $PORT $((64 * MIB)) &
+	sender=$!
+	defer reap $sender
+	for rx in 256 1024; do
+		ethtool -G "$NETGPU_DEV" rx $rx
+	done
+	nic_mtu 4000
+	nic_mtu 1500
+	ip link set "$NETGPU_DEV" down
+	nic_configure
+	wait $sender || fail "the sender failed"
+	received
+}
+
+split_off() {
+	ethtool -G "$NETGPU_DEV" tcp-data-split auto
+	ethtool -K "$NETGPU_DEV" rx-gro-hw off
+	! is_on rx-gro-hw || fail "it stays on"
+	nic_ping
+	plain_stream "$NETGPU_ADDR4" 1500
+	check_log
+}
+
+plan 32
+program nic ../nic/run.sh
+nic_gone
+nic_up
+run queues_stride
+run gro_on
+for mtu in 1500 9000; do
+	run gro_merges $NETGPU_ADDR4 $mtu
+	run gro_merges $NETGPU_ADDR6 $mtu
+done
+run gro_of_many_streams
+run gro_of_a_bad_cable $NETGPU_ADDR4
+run gro_of_a_bad_cable $NETGPU_ADDR6
+run gro_with_tags
+run split_on
+for program in zcrx devmem; do
+	for mtu in 1500 9000; do
+		run transfer $program $NETGPU_ADDR4 $mtu
+		run transfer $program $NETGPU_ADDR6 $mtu
+	done
+	run small_writes $program
+	run reopened $program
+done
+for length in 16384 32768 65536; do
+	run large_buffers $length $NETGPU_ADDR4 1500
+	run large_buffers $length $NETGPU_ADDR6 9000
+done
+run split_off
+nic_gone
+export NIC_FEATURES='rx-gro-hw on'
+program tx ../tx/run.sh
+finish
