@@ -37,7 +37,7 @@ nic_mtu() {
 	in_peer ip link set "$NETGPU_PEER_DEV" mtu "$1"
 }
 
-# Both ports, addresses, and a ping over the cable. $NIC_FEATURES is switched for our port, as in `ethtool -K`.
+# Both ports, addresses, and a ping over the cable.
 nic_up() {
 	modprobe mlx5_core
 	until_true 60 nic_two_there
@@ -52,8 +52,6 @@ nic_up() {
 	in_peer ip -6 address add "$NETGPU_PEER_ADDR6/64" dev "$NETGPU_PEER_DEV" nodad
 	in_peer ip link set "$NETGPU_PEER_DEV" up
 	nic_configure
-	# shellcheck disable=SC2086 # several words
-	[ -z "${NIC_FEATURES-}" ] || ethtool -K "$NETGPU_DEV" $NIC_FEATURES
 }
 
 # The opposite of nic_up.

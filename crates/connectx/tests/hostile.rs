@@ -9,6 +9,7 @@ use std::time::Duration;
 use connectx::bits::op::opcode;
 use connectx::cmd::iseg;
 use connectx::datapath::doorbell::Doorbell;
+use connectx::model::{CX5, CX7, Model};
 use driver::{Message, Setup};
 use proptest::prelude::*;
 
@@ -47,8 +48,10 @@ proptest! {
     fn any_command_is_answered(
         commands in prop::collection::vec(
             (opcodes(), 0u32..4, prop::collection::vec(word(), 4..160), 0usize..0x300), 1..40),
+        newer in any::<bool>(),
     ) {
-        let setup = Setup::new(Duration::ZERO);
+        let model: &dyn Model = if newer { &CX7 } else { &CX5 };
+        let setup = Setup::of(model, Duration::ZERO);
         let port = setup.port(0);
         for (opcode, op_mod, words, out) in commands {
             // Starting over would take the command queue's own objects away; that is tested elsewhere.
