@@ -21,8 +21,8 @@ clean:
 root kernel:
 	@scripts/$@ >/dev/null
 
-.PHONY: crates check demo
-crates check demo:
+.PHONY: crates test-nic check demo
+crates test-nic check demo:
 	@scripts/$@ $(ARGS)
 
 .PHONY: test
@@ -38,6 +38,7 @@ help:
 	@echo 'make demo               a file through zero-copy TCP, both ways, shown'
 	@echo 'make test               every test; ARGS="rx tx" runs only these (see scripts/test --help)'
 	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
+	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
 	@echo 'make check              only formatting, lints and style'
 	@echo
 	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin'
