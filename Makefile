@@ -21,8 +21,8 @@ clean:
 root kernel:
 	@scripts/$@ >/dev/null
 
-.PHONY: crates test-nic check demo
-crates test-nic check demo:
+.PHONY: crates test-nic test-cuda check demo
+crates test-nic test-cuda check demo:
 	@scripts/$@ $(ARGS)
 
 .PHONY: test
@@ -39,6 +39,7 @@ help:
 	@echo 'make test               every test; ARGS="rx tx" runs only these (see scripts/test --help)'
 	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
+	@echo 'make test-cuda          GPU memory, on a real NVIDIA GPU with its driver; needs cargo, and not our kernel'
 	@echo 'make check              only formatting, lints and style'
 	@echo
 	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin'
