@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One end of a measured TCP stream: moves it along one path, and prints what the CPU that it runs on had to do for it.
+
+mod measure;
+mod receive;
+mod report;
+mod send;
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Accepts a connection and receives until the peer closes it.
+    Recv(Recv),
+    /// Connects and sends.
+    Send(Send),
+    /// Reads what runs have printed from stdin; prints a table, and writes the rows as JSON.
+    Report {
+        /// Where to write the rows.
+        json: std::path::PathBuf,
+    },
+}
+
+/// Arguments of a receiver.
+#[derive(Args)]
+struct Recv {
+    /// How to receive.
+    #[arg(value_enum)]
+    path: receive::Path,
+    /// Where to listen.
+    listen: SocketAddr,
+    /// The NIC's port, for the path netgpu.
+    #[arg(long, default_value = "")]
+    dev: String,
+    /// The receive queue that the connection is steered to, for the path netgpu.
+    #[arg(long, default_value_t = 1)]
+    queue: u32,
+    /// Be the other end of what is measured: count and print nothing.
+    #[arg(long)]
+    peer: bool,
+    /// MTU of the link, which is only printed.
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+}
+
+/// Arguments of a sender.
+#[derive(Args)]
+struct Send {
+    /// How to send.
+    #[arg(value_enum)]
+    path: send::Path,
+    /// Where to connect to.
+    address: SocketAddr,
+    /// Bytes to send.
+    #[arg(long)]
+    bytes: u64,
+    /// The NIC's port, for the path netgpu.
+    #[arg(long, default_value = "")]
+    dev: String,
+    /// Be the other end of what is measured: count and print nothing.
+    #[arg(long)]
+    peer: bool,
+    /// MTU of the link, which is only printed.
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Recv(arguments) => receive::run(&arguments),
+        Command::Send(arguments) => send::run(&arguments),
+        Command::Report { json } => report::run(&json),
+    }
+}
