@@ -174,6 +174,7 @@ impl Collector<'_> {
 mod tests {
     use super::*;
     use crate::datapath::packet::tests::{tcp4, udp6};
+    use std::net::Ipv6Addr;
 
     /// The key of Microsoft's "Verifying the RSS Hash Calculation".
     const KEY: [u8; 40] = [
@@ -204,37 +205,51 @@ mod tests {
         packet
     }
 
+    fn packet6(source: &str, sport: u16, destination: &str, dport: u16) -> Vec<u8> {
+        let octets = |address: &str| address.parse::<Ipv6Addr>().unwrap().octets();
+        let mut packet = udp6(0);
+        packet[22..38].copy_from_slice(&octets(source));
+        packet[38..54].copy_from_slice(&octets(destination));
+        packet[54..56].copy_from_slice(&sport.to_be_bytes());
+        packet[56..58].copy_from_slice(&dport.to_be_bytes());
+        packet
+    }
+
     /// The published vectors of Microsoft's "Verifying the RSS Hash Calculation", IPv4.
     #[test]
     fn toeplitz_ipv4_vectors() {
-        let a = packet4([66, 9, 149, 187], 2794, [161, 142, 100, 80], 1766);
-        assert_eq!(hash(3, &a), (0x323e_8fc2, 0x04));
-        assert_eq!(hash(15, &a), (0x51cc_c178, 0x44));
-        let b = packet4([199, 92, 111, 2], 14230, [65, 69, 140, 83], 4739);
-        assert_eq!(hash(3, &b).0, 0xd718_262a);
-        assert_eq!(hash(15, &b).0, 0xc626_b0ea);
+        #[rustfmt::skip]
+        let vectors = [
+            ([66, 9, 149, 187], 2794, [161, 142, 100, 80], 1766, 0x323e_8fc2, 0x51cc_c178),
+            ([199, 92, 111, 2], 14230, [65, 69, 140, 83], 4739, 0xd718_262a, 0xc626_b0ea),
+            ([24, 19, 198, 95], 12898, [12, 22, 207, 184], 38024, 0xd2d0_a5de, 0x5c2b_394a),
+            ([38, 27, 205, 30], 48228, [209, 142, 163, 6], 2217, 0x8298_9176, 0xafc7_327f),
+            ([153, 39, 163, 191], 44251, [202, 188, 127, 2], 1303, 0x5d18_09c5, 0x10e8_28a2),
+        ];
+        for (source, sport, destination, dport, addresses, ports) in vectors {
+            let packet = packet4(source, sport, destination, dport);
+            assert_eq!(hash(3, &packet), (addresses, 0x04), "{source:?}");
+            assert_eq!(hash(15, &packet), (ports, 0x44), "{source:?}");
+        }
     }
 
-    /// The first published vector for IPv6.
+    /// The published vectors for IPv6. They are of TCP; the hash does not depend on that.
     #[test]
-    fn toeplitz_ipv6_vector() {
-        let mut packet = udp6(0);
-        packet[22..38].copy_from_slice(
-            &"3ffe:2501:200:1fff::7"
-                .parse::<std::net::Ipv6Addr>()
-                .unwrap()
-                .octets(),
-        );
-        packet[38..54].copy_from_slice(
-            &"3ffe:2501:200:3::1"
-                .parse::<std::net::Ipv6Addr>()
-                .unwrap()
-                .octets(),
-        );
-        packet[54..56].copy_from_slice(&2794u16.to_be_bytes());
-        packet[56..58].copy_from_slice(&1766u16.to_be_bytes());
-        assert_eq!(hash(3, &packet), (0x2cc1_8cd5, 0x08));
-        assert_eq!(hash(15, &packet), (0x4020_7d3d, 0x88));
+    fn toeplitz_ipv6_vectors() {
+        #[rustfmt::skip]
+        let vectors = [
+            ("3ffe:2501:200:1fff::7", 2794, "3ffe:2501:200:3::1", 1766,
+             0x2cc1_8cd5, 0x4020_7d3d),
+            ("3ffe:501:8::260:97ff:fe40:efab", 14230, "ff02::1", 4739,
+             0x0f0c_461c, 0xdde5_1bbf),
+            ("3ffe:1900:4545:3:200:f8ff:fe21:67cf", 44251, "fe80::200:f8ff:fe21:67cf", 38024,
+             0x4b61_e985, 0x02d1_feef),
+        ];
+        for (source, sport, destination, dport, addresses, ports) in vectors {
+            let packet = packet6(source, sport, destination, dport);
+            assert_eq!(hash(3, &packet), (addresses, 0x08), "{source}");
+            assert_eq!(hash(15, &packet), (ports, 0x88), "{source}");
+        }
     }
 
     #[test]

@@ -115,6 +115,49 @@ mod tests {
         assert_eq!(Fields(&bytes).u16(58), 108);
     }
 
+    fn tcp6() -> Vec<u8> {
+        let mut bytes = udp6(0)[..54].to_vec();
+        bytes[20] = 6;
+        bytes.extend(&tcp4(0)[34..]);
+        bytes
+    }
+
+    /// The headers of all segments, by the loops of Linux's `tcp_gso_segment()` and
+    /// `inet_gso_segment()` or `ipv6_gso_segment()`, without checksums.
+    fn segmented_by_linux(template: &[u8], payload: usize, mss: usize) -> Vec<Vec<u8>> {
+        let ipv4 = template[14] >> 4 == 4;
+        let tcp = if ipv4 { 34 } else { 54 };
+        let (mut id, mut seq) = (
+            Fields(template).u16(18),
+            Fields(&template[tcp + 4..]).u32(0),
+        );
+        let (mut rest, mut cwr_allowed) = (payload, true);
+        let mut all = Vec::new();
+        while rest > 0 {
+            let length = rest.min(mss);
+            rest -= length;
+            let mut bytes = template.to_vec();
+            if rest > 0 {
+                bytes[tcp + 13] &= !(FIN | PSH);
+            }
+            if !cwr_allowed {
+                bytes[tcp + 13] &= !CWR;
+            }
+            cwr_allowed = false;
+            bytes[tcp + 4..tcp + 8].copy_from_slice(&seq.to_be_bytes());
+            seq = seq.wrapping_add(mss as u32);
+            if ipv4 {
+                bytes[16..18].copy_from_slice(&((40 + length) as u16).to_be_bytes());
+                bytes[18..20].copy_from_slice(&id.to_be_bytes());
+                id = id.wrapping_add(1);
+            } else {
+                bytes[18..20].copy_from_slice(&((20 + length) as u16).to_be_bytes());
+            }
+            all.push(bytes);
+        }
+        all
+    }
+
     #[test]
     fn no_payload_is_one_segment() {
         assert_eq!(
@@ -129,6 +172,28 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn headers_are_those_that_linux_would_make(
+            ipv4 in any::<bool>(), id in any::<u16>(), sequence in any::<u32>(),
+            flags in any::<u8>(), payload in 1usize..70_000, mss in 88u16..9_000,
+        ) {
+            let (mut template, tcp) = if ipv4 { (tcp4(0), 34) } else { (tcp6(), 54) };
+            if ipv4 {
+                template[18..20].copy_from_slice(&id.to_be_bytes());
+            }
+            template[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
+            template[tcp + 13] = flags;
+            let cuts: Vec<Vec<u8>> = pieces(payload, mss)
+                .iter()
+                .map(|segment| {
+                    let mut bytes = template.clone();
+                    cut(&mut bytes, segment);
+                    bytes
+                })
+                .collect();
+            prop_assert_eq!(cuts, segmented_by_linux(&template, payload, usize::from(mss)));
+        }
+
         #[test]
         fn segments_cover_the_payload_once(payload in 1usize..70_000, mss in 1u16..10_000) {
             let pieces = pieces(payload, mss);
