@@ -94,6 +94,15 @@ struct State {
     attachments: Table,
     queues: Slots<Arc<Queue>>,
     sockets: Slots<Late<Socket>>,
+    /// Sockets that were closed with sends under way, and some that have finished since.
+    closed: KVVec<Late<Socket>>,
+}
+
+impl State {
+    /// Takes out a socket, attached or closed.
+    fn any_socket(&mut self) -> Option<Late<Socket>> {
+        self.sockets.pop().or_else(|| self.closed.pop())
+    }
 }
 
 impl Retire for Context {
@@ -118,6 +127,7 @@ impl Context {
                 attachments: Table::new(),
                 queues: Slots::new(),
                 sockets: Slots::new(),
+                closed: KVVec::new(),
             }, "netgpu::Context::state"),
             _module: ModuleRef::new(),
         }))?;
@@ -169,7 +179,7 @@ impl Context {
     fn abort_sockets(&self) {
         loop {
             // A statement of its own, so that the lock is not held while the socket is told.
-            let socket = self.state.lock().sockets.pop();
+            let socket = self.state.lock().any_socket();
             let Some(socket) = socket else { break };
             socket.abort();
         }
@@ -342,14 +352,18 @@ impl Context {
         Ok(())
     }
 
-    /// `socket` was closed.
+    /// `socket` was closed. Its number is free again; what it still sends ends with the context at the latest.
     pub(crate) fn forget(&self, socket: &Late<Socket>) {
         let mut state = self.state.lock();
         let here = state.sockets.get(socket.id());
         if here.is_some_and(|here| here.as_raw() == socket.as_raw()) {
             let socket = state.sockets.take(socket.id());
-            drop(state);
-            drop(socket);
+            // What has finished goes on the work queue: see `Late`.
+            state.closed.retain(|closed| closed.sends());
+            if let Some(socket) = socket.filter(|socket| socket.sends()) {
+                // Without memory for it, TCP decides when it gives up.
+                let _ = state.closed.push(socket, GFP_KERNEL_ACCOUNT);
+            }
         }
     }
 

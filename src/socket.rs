@@ -127,6 +127,11 @@ impl Socket {
         self.completions.as_deref()
     }
 
+    /// Whether sends are under way.
+    pub(crate) fn sends(&self) -> bool {
+        self.completions().is_some_and(|c| c.pending() > 0)
+    }
+
     /// Whether received bytes go to an rx ring.
     pub(crate) fn has_rx(&self) -> bool {
         self.rx_ring.is_some()
@@ -143,10 +148,12 @@ impl Socket {
 }
 
 impl Late<Socket> {
-    /// Detaches the socket unless it has been closed, and aborts its connection if that is [`unfinished`]. Sleeps; takes the
-    /// socket's lock.
+    /// Detaches the socket and aborts its connection if that is [`unfinished`]. One that was closed with sends under way is
+    /// reset: TCP would try for minutes, and keep their memory for as long. Sleeps; takes the socket's lock.
     pub(crate) fn abort(&self) {
-        self.sock.abort(self);
+        if !self.sock.abort(self) && self.sends() {
+            self.sock.reset();
+        }
     }
 }
 
@@ -164,8 +171,7 @@ pub(crate) fn attached(locked: &mut LockedSocket<'_>) {
 pub(crate) fn unfinished(locked: &mut LockedSocket<'_>) -> bool {
     let stream = locked.stream();
     let ended = !stream.waiting && (stream.closed || stream.shut || stream.told);
-    let sends = locked.socket().completions().map_or(0, |c| c.pending());
-    sends > 0 || (locked.state().rx.is_some() && !ended)
+    locked.socket().sends() || (locked.state().rx.is_some() && !ended)
 }
 
 /// The socket has been detached; returns the context that it holds no longer.

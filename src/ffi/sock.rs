@@ -86,10 +86,16 @@ unsafe impl Send for Sock {}
 unsafe impl Sync for Sock {}
 
 impl Sock {
-    /// Detaches the socket from `socket`, unless that has happened, and aborts a connection that needs it. Sleeps.
-    pub(crate) fn abort(&self, socket: &Late<Socket>) {
+    /// Detaches the socket from `socket` and aborts a connection that needs it. False: it was detached already. Sleeps.
+    pub(crate) fn abort(&self, socket: &Late<Socket>) -> bool {
         // SAFETY: By the type invariants; process context by the caller, who may sleep.
-        unsafe { abi::netgpu_socket_abort(self.0.as_ptr(), socket.as_raw()) };
+        unsafe { abi::netgpu_socket_abort(self.0.as_ptr(), socket.as_raw()) }
+    }
+
+    /// Resets the connection, also one that goes on after its socket was closed. Sleeps.
+    pub(crate) fn reset(&self) {
+        // SAFETY: By the type invariants; process context by the caller, who may sleep.
+        unsafe { abi::netgpu_sock_reset(self.0.as_ptr()) };
     }
 
     /// Wakes who polls the socket for completions. Any context, also after the socket was closed.

@@ -172,10 +172,12 @@ void netgpu_sock_put(struct sock *sk);
  */
 int netgpu_socket_attach(struct file *file, struct netgpu_device *dev, void *socket);
 /*
- * Process context, takes the socket lock. Detaches unless that has happened, and aborts the connection if
- * netgpu_socket_unfinished() says so.
+ * Process context, takes the socket lock. Detaches and aborts the connection if netgpu_socket_unfinished()
+ * says so. False: it was detached already.
  */
-void netgpu_socket_abort(struct sock *sk, void *socket);
+bool netgpu_socket_abort(struct sock *sk, void *socket);
+/* Process context, takes the socket lock. Resets the connection, if there is one, also if no file refers to it. */
+void netgpu_sock_reset(struct sock *sk);
 
 /* Rust. Socket lock held, process context. Whether the connection cannot do without us. */
 bool netgpu_socket_unfinished(void *socket, struct sock *sk);

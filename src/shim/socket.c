@@ -151,14 +151,15 @@ static void *netgpu_detach(struct sock *sk, struct netgpu_ulp *ulp)
 	return netgpu_socket_detached(ulp->socket, sk);
 }
 
-void netgpu_socket_abort(struct sock *sk, void *socket)
+bool netgpu_socket_abort(struct sock *sk, void *socket)
 {
+	bool attached, unfinished;
 	struct netgpu_ulp *ulp;
-	bool unfinished;
 
 	lock_sock(sk);
 	ulp = netgpu_ulp_of(sk);
-	if (ulp && ulp->attached && ulp->socket == socket) {
+	attached = ulp && ulp->attached && ulp->socket == socket;
+	if (attached) {
 		unfinished = netgpu_socket_unfinished(socket, sk);
 		netgpu_context_put(netgpu_detach(sk, ulp));
 		if (unfinished) {
@@ -168,6 +169,12 @@ void netgpu_socket_abort(struct sock *sk, void *socket)
 		}
 	}
 	release_sock(sk);
+	return attached;
+}
+
+void netgpu_sock_reset(struct sock *sk)
+{
+	tcp_abort(sk, ECONNABORTED);
 }
 
 static void netgpu_close(struct sock *sk, long timeout)

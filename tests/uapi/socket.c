@@ -621,4 +621,35 @@ TEST_F(sock, reset_completes_everything)
 	EXPECT_GT(0, send_zerocopy(self->pair[0], self->mem, 100));
 }
 
+/* A socket closed with sends that the peer does not take: they keep their memory until the context goes, and no longer. */
+TEST_F(sock, closed_sender_ends_with_its_context)
+{
+	struct netgpu_attach_socket a;
+	long long pinned = pinned_pages();
+	unsigned int sent = 0;
+	int small = 4096;
+	char sink[4096];
+	ssize_t n;
+
+	setsockopt(self->pair[1], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, RING, &a));
+	while (sent < RING && send_zerocopy(self->pair[0], self->mem, 64 * self->unit) > 0)
+		sent++;
+	ASSERT_LT(0U, sent);
+	close(self->pair[0]);
+	self->pair[0] = -1;
+	EXPECT_EQ(-ENOENT, ng_detach_socket(self->fd, a.id));
+	close(self->area);
+	self->area = -1;
+	EXPECT_EQ(pinned, pinned_pages());
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_TRUE(WAIT_FOR(pinned_pages() <= pinned - 64, 5000)) TH_LOG("%lld before, %lld after", pinned, pinned_pages());
+	/* And the peer learns of it. */
+	while ((n = recv(self->pair[1], sink, sizeof(sink), 0)) > 0)
+		;
+	EXPECT_EQ(-1, n);
+	EXPECT_EQ(ECONNRESET, errno);
+}
+
 TEST_HARNESS_MAIN
