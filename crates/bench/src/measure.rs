@@ -20,7 +20,12 @@ impl Measurement {
     /// Of the end to be measured, or of its peer.
     pub(crate) fn new(peer: bool) -> Self {
         Self {
-            mailbox: (!peer).then(Mailbox::new),
+            mailbox: (!peer).then(|| {
+                let mut mailbox = Mailbox::new();
+                // The pages of who was measured before are others' now.
+                mailbox.forget();
+                mailbox
+            }),
             bytes: 0,
             start: None,
         }
