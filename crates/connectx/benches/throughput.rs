@@ -13,12 +13,8 @@ use std::time::{Duration, Instant};
 
 use connectx::datapath::engine::Engine;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use driver::{Cq, Port, Rq, Setup, Sq};
+use driver::{CHECKSUMS, Cq, LARGE_SEND, Port, Rq, SEND, Setup, Sq, headers};
 
-const SEND: u8 = 0x0a;
-const LARGE_SEND: u8 = 0x0e;
-/// IPv4 and TCP checksums.
-const CHECKSUMS: u8 = 0xc0;
 const HEADERS: usize = 54;
 /// Entries of a receive queue: what mlx5e has by default.
 const LOG_ENTRIES: u32 = 10;
@@ -90,14 +86,7 @@ impl<'s> Ends<'s> {
 
     /// One burst; returns how long the engine had it.
     fn burst(&mut self, engine: &mut Engine<'_>, load: &Load) -> Duration {
-        let mut headers = [0u8; HEADERS];
-        headers[..14].copy_from_slice(&[2, 0x43, 0x58, 0, 0, 2, 2, 0x43, 0x58, 0, 0, 1, 8, 0]);
-        headers[14] = 0x45;
-        let length = 40 + load.payload.min(u32::from(load.mss)) as u16;
-        headers[16..18].copy_from_slice(&length.to_be_bytes());
-        headers[22..24].copy_from_slice(&[64, 6]);
-        headers[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-        headers[46..48].copy_from_slice(&[5 << 4, 0x18]);
+        let headers = headers(load.payload.min(u32::from(load.mss)) as usize);
         for i in 0..load.entries() {
             let at = self.from + (i % 8) * (64 << 10);
             self.sq.post(

@@ -7,13 +7,9 @@ mod driver;
 use std::time::{Duration, Instant};
 
 use connectx::bits::Fields;
-use driver::{Message, Setup, eventually};
+use driver::{CHECKSUMS, LARGE_SEND, Message, SEND, Setup, eventually, headers, pattern};
 
 const PAUSE: Duration = Duration::from_millis(20);
-const L3: u8 = 0x40;
-const L4: u8 = 0x80;
-const SEND: u8 = 0x0a;
-const LARGE_SEND: u8 = 0x0e;
 
 /// One's-complement sum of big-endian words, the slow and plain way.
 fn sum(bytes: &[u8]) -> u16 {
@@ -23,23 +19,6 @@ fn sum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     sum as u16
-}
-
-/// Ethernet, IPv4 and TCP headers for `payload` bytes, checksums left to the device.
-fn headers(payload: usize) -> Vec<u8> {
-    let mut bytes = vec![0; 54];
-    bytes[..14].copy_from_slice(&[2, 0x43, 0x58, 0, 0, 2, 2, 0x43, 0x58, 0, 0, 1, 8, 0]);
-    bytes[14] = 0x45;
-    bytes[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
-    bytes[22..24].copy_from_slice(&[64, 6]);
-    bytes[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-    bytes[34..38].copy_from_slice(&[0x12, 0x34, 0x14, 0x51]);
-    bytes[46..48].copy_from_slice(&[5 << 4, 0x18]);
-    bytes
-}
-
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|i| (i * 31 + i / 256) as u8).collect()
 }
 
 /// Checks a received TCP packet: both checksums right, and the completion's sum of all bytes.
@@ -82,7 +61,7 @@ fn a_packet_is_scattered_over_the_segments_of_an_entry_in_order() {
     let length = packet.len() as u32;
     sq.post(
         SEND,
-        L3 | L4,
+        CHECKSUMS,
         0,
         &[],
         &[(60, a.key, at + 3), (length - 60, a.key, at + 63)],
@@ -123,7 +102,7 @@ fn a_large_send_becomes_a_train_of_packets() {
         (40_000, a.key, at + 1001),
         (19_000, a.key, at + 41_001),
     ];
-    sq.post(LARGE_SEND, L3 | L4, 1448, &headers(0), &data);
+    sq.post(LARGE_SEND, CHECKSUMS, 1448, &headers(0), &data);
     sq.ring();
 
     let mut got: Vec<u8> = Vec::new();
@@ -157,7 +136,7 @@ fn a_short_packet_is_padded_and_its_padding_counted() {
     rq.post(&[(2048, to)]);
     setup.write(from, &headers(1));
     setup.write(from + 54, &[0x77]);
-    sq.send(a.key, L3 | L4, from, 55);
+    sq.send(a.key, CHECKSUMS, from, 55);
     let completion = rx.wait();
     let packet = setup.read(to, 60);
     check(&packet, &completion);
@@ -181,7 +160,7 @@ fn a_vlan_tag_is_taken_off() {
     let mut inline = packet[..12].to_vec();
     inline.extend([0x81, 0, 0x60, 7]);
     let rest = packet.len() as u32 - 12;
-    sq.post(SEND, L3 | L4, 0, &inline, &[(rest, a.key, from)]);
+    sq.post(SEND, CHECKSUMS, 0, &inline, &[(rest, a.key, from)]);
     sq.ring();
     let completion = rx.wait();
     check(&setup.read(to, packet.len()), &completion);

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use connectx::bits::Fields;
 use connectx::control::Request;
 use connectx::fault::Impairment;
-use driver::{Cq, Message, Port, Rq, Setup, Sq, eventually};
+use driver::{CHECKSUMS, Cq, Message, Port, Rq, Setup, Sq, eventually, headers};
 
-const L3_AND_L4: u8 = 0xc0;
-const FRAME: u32 = 154;
+const PAYLOAD: usize = 100;
+const FRAME: u32 = 54 + PAYLOAD as u32;
 
 /// A sender and a receiver with buffers for as many frames as a test needs.
 struct Ends<'s> {
@@ -48,17 +48,11 @@ impl<'s> Ends<'s> {
 
     /// Sends a TCP packet whose payload is `number`, over and over.
     fn send(&self, number: u8) {
-        let mut frame = vec![0; FRAME as usize];
-        frame[..14].copy_from_slice(&[2, 0x43, 0x58, 0, 0, 2, 2, 0x43, 0x58, 0, 0, 1, 8, 0]);
-        frame[14] = 0x45;
-        frame[16..18].copy_from_slice(&140u16.to_be_bytes());
-        frame[22..24].copy_from_slice(&[64, 6]);
-        frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-        frame[46..48].copy_from_slice(&[5 << 4, 0x18]);
-        frame[54..].fill(number);
+        let mut frame = headers(PAYLOAD);
+        frame.resize(FRAME as usize, number);
         let at = self.from + u64::from(number) * 256;
         self.a.setup.write(at, &frame);
-        self.sq.send(self.a.key, L3_AND_L4, at, FRAME);
+        self.sq.send(self.a.key, CHECKSUMS, at, FRAME);
     }
 
     /// What the next completion is about: the frame, and its entry.

@@ -8,36 +8,16 @@ use std::time::Duration;
 
 use connectx::bits::Fields;
 use connectx::model::CX7;
-use driver::{Cq, Message, Port, Setup, Sq};
+use driver::{CHECKSUMS, Cq, LARGE_SEND, Message, Port, SEND, Setup, Sq, headers, pattern};
 use proptest::prelude::*;
 
 const PAUSE: Duration = Duration::from_millis(20);
-const CHECKSUMS: u8 = 0xc0;
-const SEND: u8 = 0x0a;
-const LARGE_SEND: u8 = 0x0e;
 /// Pages of the receive memory: 16 KiB.
 const LOG_PAGE: u32 = 14;
 /// Strides of 256 bytes, 64 of them an entry: one page.
 const LOG_STRIDE: u32 = 8;
 const LOG_STRIDES: u32 = 6;
 const ENTRY: u32 = 1 << (LOG_STRIDE + LOG_STRIDES);
-
-/// Ethernet, IPv4 and TCP headers for `payload` bytes, with ACK and PSH, checksums left to the device.
-fn headers(payload: usize) -> Vec<u8> {
-    let mut bytes = vec![0; 54];
-    bytes[..14].copy_from_slice(&[2, 0x43, 0x58, 0, 0, 2, 2, 0x43, 0x58, 0, 0, 1, 8, 0]);
-    bytes[14] = 0x45;
-    bytes[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
-    bytes[22..24].copy_from_slice(&[64, 6]);
-    bytes[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-    bytes[34..38].copy_from_slice(&[0x12, 0x34, 0x14, 0x51]);
-    bytes[46..48].copy_from_slice(&[5 << 4, 0x18]);
-    bytes
-}
-
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|i| (i * 31 + i / 256) as u8).collect()
-}
 
 /// A key of `count` pages of 2^`log_page` bytes, with `pages` or free.
 fn page_key(port: &Port<'_>, log_page: u32, count: u32, pages: &[u64]) -> u32 {

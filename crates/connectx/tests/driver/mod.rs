@@ -18,6 +18,13 @@ use connectx::datapath::engine;
 use connectx::datapath::link::Cable;
 use connectx::model::{CX5, Model};
 
+/// Operation of a send entry: one frame.
+pub const SEND: u8 = 0x0a;
+/// Operation of a send entry: a header, and payload that is cut into frames.
+pub const LARGE_SEND: u8 = 0x0e;
+/// Flags of an Ethernet segment: fill in the IP and the TCP checksum.
+pub const CHECKSUMS: u8 = 0xc0;
+
 const PAGE: u64 = 4096;
 const MEMORY: u64 = 64 << 20;
 
@@ -113,6 +120,24 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
         assert!(start.elapsed() < Duration::from_secs(5), "in vain: {what}");
         std::thread::yield_now();
     }
+}
+
+/// Ethernet, IPv4 and TCP headers for `payload` bytes, with ACK and PSH, checksums left to the device.
+pub fn headers(payload: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 54];
+    bytes[..14].copy_from_slice(&[2, 0x43, 0x58, 0, 0, 2, 2, 0x43, 0x58, 0, 0, 1, 8, 0]);
+    bytes[14] = 0x45;
+    bytes[16..18].copy_from_slice(&(40 + payload as u16).to_be_bytes());
+    bytes[22..24].copy_from_slice(&[64, 6]);
+    bytes[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+    bytes[34..38].copy_from_slice(&[0x12, 0x34, 0x14, 0x51]);
+    bytes[46..48].copy_from_slice(&[5 << 4, 0x18]);
+    bytes
+}
+
+/// `length` bytes that do not repeat soon.
+pub fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i * 31 + i / 256) as u8).collect()
 }
 
 /// Builds a message.
