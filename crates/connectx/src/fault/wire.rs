@@ -182,9 +182,9 @@ impl Wire {
         if reorder {
             delay += HELD_BACK;
         }
-        for bytes in duplicate.then(|| bytes.clone()).into_iter().chain([bytes]) {
-            let order = self.flying.len() as u64 + self.fates.sent * 2;
-            let due = self.ready + delay;
+        let due = self.ready + delay;
+        let copies = duplicate.then(|| bytes.clone()).into_iter().chain([bytes]);
+        for (order, bytes) in (2 * self.fates.sent..).zip(copies) {
             self.flying.push(Reverse(Flying {
                 due,
                 order,
@@ -195,7 +195,7 @@ impl Wire {
         Ok(())
     }
 
-    /// The next frame that has arrived by `now`. It stays until [`Self::take`].
+    /// Takes the next frame that has arrived by `now`.
     pub fn arrived(&mut self, now: Instant) -> Option<Flying> {
         if self.flying.peek()?.0.due > now {
             return None;
@@ -265,6 +265,21 @@ mod tests {
             }
         );
         assert!(!Wire::new(0).is_needed());
+    }
+
+    #[test]
+    fn frames_that_are_due_together_keep_their_order_while_others_arrive() {
+        let mut wire = Wire::new(0);
+        let start = Instant::now();
+        let later = start + Duration::from_millis(1);
+        (0..20).for_each(|i| wire.send(start, frame(i)).unwrap());
+        wire.send(later, frame(20)).unwrap();
+        let arrived = std::iter::from_fn(|| wire.arrived(start));
+        assert_eq!(arrived.count(), 20);
+        wire.send(later, frame(21)).unwrap();
+        let arrived = std::iter::from_fn(|| wire.arrived(later));
+        let numbers: Vec<u32> = arrived.map(|frame| number(&frame)).collect();
+        assert_eq!(numbers, [20, 21]);
     }
 
     #[test]
