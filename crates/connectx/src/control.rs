@@ -275,18 +275,21 @@ fn converse(stream: &UnixStream, cable: &Cable) -> io::Result<()> {
                 ..Answer::default()
             },
         };
-        let mut text = serde_json::to_string(&answer)?;
-        text.push('\n');
-        (&mut &*stream).write_all(text.as_bytes())?;
+        write_line(stream, &answer)?;
     }
+}
+
+/// Writes a request or an answer.
+fn write_line(mut stream: &UnixStream, value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_string(value)?;
+    text.push('\n');
+    stream.write_all(text.as_bytes())
 }
 
 /// Sends a request to the socket at `path` and returns the answer.
 pub fn ask(path: &Path, request: &Request) -> io::Result<Answer> {
-    let mut stream = UnixStream::connect(path)?;
-    let mut text = serde_json::to_string(request)?;
-    text.push('\n');
-    stream.write_all(text.as_bytes())?;
+    let stream = UnixStream::connect(path)?;
+    write_line(&stream, request)?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer)?;
     Ok(serde_json::from_str(&answer)?)
