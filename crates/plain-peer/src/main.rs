@@ -4,7 +4,7 @@
 //! The other end of netgpu's demo and tests. It uses nothing of netgpu, and the socket calls that any program uses.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -177,15 +177,11 @@ fn recv(arguments: &Recv) -> Result<()> {
 fn make(arguments: &Make) -> Result<()> {
     let what = || format!("cannot write {}", arguments.file.display());
     let mut input = Generated::new(arguments.seed, arguments.bytes);
-    let mut file = File::create(&arguments.file).with_context(what)?;
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let count = input.read(&mut chunk).context("cannot make random bytes")?;
-        if count == 0 {
-            return Ok(());
-        }
-        file.write_all(&chunk[..count]).with_context(what)?;
-    }
+    let file = File::create(&arguments.file).with_context(what)?;
+    let mut file = BufWriter::with_capacity(CHUNK, file);
+    io::copy(&mut input, &mut file)
+        .and_then(|_| file.flush())
+        .with_context(what)
 }
 
 /// Length and hash of a stream.
