@@ -215,13 +215,11 @@ netgpu_receives() {
 
 # netgpu_sends FAMILY MTU: the same the other way.
 netgpu_sends() {
-	local sender line
+	local line
 	nic_mtu "$2"
 	peer_receiver "$(address peer "$1" 6001)"
-	netgpu send --dev "$NETGPU_DEV" --sha256 "$(address peer "$1" 6001)" "$work/64M" >"$work/send.out" 2>"$work/send.err" &
-	sender=$!
-	defer reap $sender
-	finished $sender 60 "$work/send.err"
+	sender "$(address peer "$1" 6001)" "$work/64M"
+	finished "$sender" 60 "$work/send.err"
 	finished "$peer" 10 "$work/peer.err"
 	line=$(cat "$work/send.out")
 	note "$line"

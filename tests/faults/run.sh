@@ -30,28 +30,29 @@ stream_in() {
 	peer_sender padded "$(address ours 4 7001)" --bytes "$bytes"
 	until_true 20 peer_connected
 	"$@"
-	finished "$receiver" 120 "$work/recv.err"
-	finished "$peer" 20 "$work/peer.err"
-	note "$(cat "$work/recv.out")"
-	equal "bytes" "$(field "$(cat "$work/recv.out")" rx)" "$bytes"
-	equal "sha256" "$(field "$(cat "$work/recv.out")" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+	arrived "$receiver" recv rx "$bytes"
 }
 
 # stream_out BYTES COMMAND...: as stream_in, out of netgpu.
 stream_out() {
-	local bytes="$1" sender
+	local bytes="$1"
 	shift
 	plain-peer make "$work/file" --bytes "$bytes"
 	peer_receiver "$(address peer 4 7002)"
-	netgpu send --dev "$NETGPU_DEV" --sha256 "$(address peer 4 7002)" "$work/file" >"$work/send.out" 2>"$work/send.err" 9>&- &
-	sender=$!
-	defer reap "$sender"
+	sender "$(address peer 4 7002)" "$work/file"
 	"$@"
-	finished "$sender" 120 "$work/send.err"
+	arrived "$sender" send tx "$bytes"
+}
+
+# arrived PID recv|send rx|tx BYTES: both ends finish and agree.
+arrived() {
+	local line
+	finished "$1" 120 "$work/$2.err"
 	finished "$peer" 20 "$work/peer.err"
-	note "$(cat "$work/send.out")"
-	equal "bytes" "$(field "$(cat "$work/send.out")" tx)" "$bytes"
-	equal "sha256" "$(field "$(cat "$work/send.out")" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+	line=$(cat "$work/$2.out")
+	note "$line"
+	equal "bytes" "$(field "$line" "$3")" "$4"
+	equal "sha256" "$(field "$line" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
 }
 
 # impaired WHAT FIELDS: streams of both directions over a cable that is impaired in both, at an MTU of their own.

@@ -73,6 +73,13 @@ receiver() {
 	}
 }
 
+# sender ADDRESS FILE ARGS...: `netgpu send` in the background. Leaves $sender, $work/send.{out,err}.
+sender() {
+	netgpu send --dev "$NETGPU_DEV" --sha256 "$@" >"$work/send.out" 2>"$work/send.err" 9>&- &
+	sender=$!
+	defer reap "$sender"
+}
+
 # peer_receiver ADDRESS ARGS...: `plain-peer recv` on the other machine. Leaves $peer, $work/peer.{out,err}.
 peer_receiver() {
 	ip netns exec peer plain-peer recv "$@" >"$work/peer.out" 2>"$work/peer.err" 9>&- &

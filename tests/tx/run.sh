@@ -9,13 +9,6 @@ cd "$(dirname "$0")" || exit 1
 . ../lib/check.sh
 . ../lib/transfer.sh
 
-# sender ADDRESS FILE ARGS...: `netgpu send` in the background. Leaves $sender, $work/send.{out,err}.
-sender() {
-	netgpu send --dev "$NETGPU_DEV" --sha256 "$@" >"$work/send.out" 2>"$work/send.err" 9>&- &
-	sender=$!
-	defer reap "$sender"
-}
-
 # check_sent BYTES: both ends agree, and no byte was copied on our side.
 check_sent() {
 	local line
