@@ -184,24 +184,11 @@ reopened() {
 	received
 }
 
-# netgpu opens a queue before it has buffers for it. With striding queues the driver looks for them again only when the queue's
-# channel has something else to do: so let it send.
-channel_has_something_to_do() {
-	local queue
-	for queue in /sys/class/net/"$NETGPU_DEV"/queues/tx-*; do
-		echo 0 >"$queue/xps_cpus"
-	done
-	printf %x $(((1 << $(nproc)) - 1)) >"/sys/class/net/$NETGPU_DEV/queues/tx-$QUEUE/xps_cpus"
-	in_peer ping -q -i 0.2 "$NETGPU_ADDR4" >/dev/null &
-	defer reap $!
-}
-
 # netgpu_receives FAMILY MTU: 64 MiB, exact, nothing copied.
 netgpu_receives() {
 	local line
 	nic_mtu "$2"
 	receiver "$(address ours "$1" 5001)"
-	channel_has_something_to_do
 	peer_sender plain "$(address ours "$1" 5001)" --bytes $((64 * MIB))
 	finished "$receiver" 60 "$work/recv.err"
 	finished "$peer" 10 "$work/peer.err"
