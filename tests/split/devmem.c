@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
- * devmem DEVICE QUEUE PORT BYTES [PAGES]: receives and checks so much of the stream with devmem TCP, in a dma-buf of PAGES pages of
- * ordinary memory. Prints how much did not land in the dma-buf.
+ * devmem DEVICE QUEUE PORT BYTES [PAGES [gpu]]: receives and checks so much of the stream with devmem TCP, in a dma-buf of PAGES
+ * pages of ordinary memory, or of the stand-in GPU. Prints how much did not land in the dma-buf.
  */
 #define _GNU_SOURCE
 /* dmabuf_cmsg is here, next to an iovec like the C library's. */
@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "../gpu/standin_gpu.h"
 #include "stream.h"
 
 #define PAGE 4096UL
@@ -50,6 +51,19 @@ static int dmabuf_create(size_t len)
 	close(dev);
 	close(memfd);
 	return fd;
+}
+
+static int dmabuf_of_gpu(size_t len)
+{
+	struct standin_export export = { .len = len, .flags = STANDIN_STATIC };
+	int gpu = sys(open(STANDIN_GPU_PATH, O_RDWR));
+
+	sys(ioctl(gpu, STANDIN_EXPORT, &export));
+	dmabuf = mmap(NULL, len, PROT_READ, MAP_SHARED, gpu, 0);
+	if (dmabuf == MAP_FAILED)
+		die("mapping the GPU's memory: %s", strerror(errno));
+	close(gpu);
+	return export.fd;
 }
 
 /* A generic netlink request under construction. */
@@ -187,11 +201,13 @@ int main(int argc, char **argv)
 {
 	uint64_t bytes, pos = 0;
 	int fd, listener;
+	size_t len;
 
 	if (argc < 5)
-		die("usage: devmem DEVICE QUEUE PORT BYTES [PAGES]");
+		die("usage: devmem DEVICE QUEUE PORT BYTES [PAGES [gpu]]");
 	bytes = strtoull(argv[4], NULL, 0);
-	queue_bind(argv[1], atoi(argv[2]), dmabuf_create((argc > 5 ? strtoul(argv[5], NULL, 0) : 8192) * PAGE));
+	len = (argc > 5 ? strtoul(argv[5], NULL, 0) : 8192) * PAGE;
+	queue_bind(argv[1], atoi(argv[2]), argc > 6 ? dmabuf_of_gpu(len) : dmabuf_create(len));
 	listener = stream_listen(atoi(argv[3]));
 	fd = sys(accept(listener, NULL, NULL));
 	while (pos < bytes)
