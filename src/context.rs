@@ -22,11 +22,7 @@ use crate::{
         Slot, //
     },
     ffi::{
-        device::{
-            Device,
-            Message,
-            QueueParams, //
-        },
+        device::Device,
         late::{
             Late,
             Quiet,
@@ -35,11 +31,15 @@ use crate::{
         mapping::RingMemory,
         module::ModuleRef,
         pages::Map,
+        provider::QueueParams,
         rcu::Rcu,
         sock::SocketFile, //
     },
     ioctl,
-    queue::Queue,
+    queue::{
+        self,
+        Queue, //
+    },
     slots::Slots,
     socket::Socket,
     span::SpanMap, //
@@ -48,6 +48,7 @@ use kernel::{
     error::code,
     new_mutex,
     prelude::*,
+    str::CString,
     sync::{
         atomic::{
             Atomic,
@@ -67,10 +68,10 @@ const MAX_SOCKETS: u32 = 4096;
 
 /// Room in front of the payload for bytes that a fixed-offset split leaves with the headers: enough for the longest
 /// header there is less the shortest, a multiple of what devices want it to be aligned to.
-const HEADROOM: u32 = 64;
+const HEADROOM: u16 = 64;
 
 /// Longest header without extension headers: Ethernet 14, IPv6 40, TCP with all options 60.
-const HDS_OFFSET: u32 = 114;
+const HDS_OFFSET: u16 = 114;
 
 /// The attachments by address.
 pub(crate) type Table = SpanMap<Arc<Attachment>>;
@@ -121,7 +122,7 @@ impl Context {
             device: SetOnce::new(),
             table: Rcu::new(KBox::new(Table::new(), GFP_KERNEL_ACCOUNT)?),
             shares: Arc::new(Shares::new(MAX_SOCKETS)?, GFP_KERNEL_ACCOUNT)?,
-            headroom: Atomic::new(HEADROOM),
+            headroom: Atomic::new(HEADROOM.into()),
             state <- new_mutex!(State {
                 gone: false,
                 attachments: Table::new(),
@@ -254,7 +255,7 @@ impl Context {
     pub(crate) fn open_queue(
         this: &Late<Self>,
         request: &ioctl::OpenQueue,
-    ) -> core::result::Result<(u32, Arc<Queue>), (Error, Option<Message>)> {
+    ) -> core::result::Result<(u32, Arc<Queue>), (Error, Option<CString>)> {
         let plain = |err| (err, None);
         let device = this.device().map_err(plain)?;
         device.permit().map_err(plain)?;
@@ -273,7 +274,7 @@ impl Context {
         };
         let opened = match device.open_queue(&queue, wanted) {
             // A device that splits at the end of the headers may know no parameters, and needs none.
-            Err((err, _)) if err == code::EOPNOTSUPP && request.hds_offset.is_none() => {
+            Err(refusal) if refusal.error == code::EOPNOTSUPP && request.hds_offset.is_none() => {
                 let plain = QueueParams {
                     hds_offset: 0,
                     headroom: 0,
@@ -291,9 +292,9 @@ impl Context {
                 this.state.lock().queues.fill(id, queue.clone());
                 Ok((id, queue))
             }
-            Err((err, message)) => {
+            Err(refusal) => {
                 this.state.lock().queues.take(id);
-                Err((err, Some(message)))
+                Err(queue::explain(refusal))
             }
         }
     }

@@ -210,7 +210,7 @@ impl Handle {
         let (id, queue) = Context::open_queue(context, &request).map_err(|(err, message)| {
             // The error is the answer, whatever becomes of the text.
             if let Some(message) = message {
-                let _ = write_message(&raw, message.as_bytes());
+                let _ = write_message(&raw, message.to_bytes());
             }
             err
         })?;

@@ -62,7 +62,7 @@ pub(crate) struct OpenQueue {
     /// Size of the fill ring.
     pub(crate) entries: u32,
     /// Longest header in bytes, if user space cares.
-    pub(crate) hds_offset: Option<u32>,
+    pub(crate) hds_offset: Option<u16>,
 }
 
 /// `NETGPU_IOC_OPEN_QUEUE`: without the place for the message, which changes nothing.
@@ -70,13 +70,11 @@ pub(crate) fn open_queue(raw: &uapi::OpenQueue) -> Result<OpenQueue> {
     zero(&[raw.flags.into()])?;
     zero(&raw.reserved)?;
     // What the kernel can hand to a driver.
-    if raw.hds_offset > u16::MAX.into() {
-        return Err(EINVAL);
-    }
+    let hds_offset = u16::try_from(raw.hds_offset)?;
     Ok(OpenQueue {
         queue: raw.queue,
         entries: ring_entries(raw.fill_entries)?,
-        hds_offset: (raw.hds_offset != 0).then_some(raw.hds_offset),
+        hds_offset: (hds_offset != 0).then_some(hds_offset),
     })
 }
 

@@ -29,6 +29,8 @@ module! {
     authors: ["the netgpu maintainers"],
     description: "Zero-copy TCP between a NIC and memory that the application chose",
     license: "GPL",
+    alias: ["netgpu", "tcp-ulp-netgpu"],
+    imports_ns: ["NETDEV_INTERNAL"],
 }
 
 /// The module. Fields are set up in reverse order of their teardown, which is the order they are listed in.
@@ -37,16 +39,16 @@ struct NetGpu {
     #[pin]
     _device: MiscDeviceRegistration<device::Handle>,
     /// After the work queue has come to rest: this waits until nobody is in code of the module.
-    _ulp: ffi::module::Ulp,
+    _ulp: ffi::ulp::Registration,
     _work_queue: ffi::module::WorkQueue,
 }
 
 impl kernel::InPlaceModule for NetGpu {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            ffi::module::check_kernel()?;
+            ffi::patched::check_kernel()?;
             let work_queue = ffi::module::WorkQueue::start()?;
-            let ulp = ffi::module::Ulp::register()?;
+            let ulp = ffi::ulp::Registration::new()?;
             Ok(try_pin_init!(Self {
                 _device <- device::register(),
                 _ulp: ulp,

@@ -21,14 +21,17 @@ use crate::{
             RingMemory, //
         },
         pages::Pool,
+        provider::Refusal,
         uapi::FillEntry, //
     },
     ring::Consumer,
     stats::Counter, //
 };
 use kernel::{
+    error::code,
     ffi::c_void,
     prelude::*,
+    str::CString,
     sync::{
         rcu,
         Arc, //
@@ -180,4 +183,22 @@ impl Queue {
             fill.release();
         }
     }
+}
+
+/// Why a queue was not opened, as the user API has it: what the core and the drivers have one error for is several there.
+pub(crate) fn explain(refusal: Refusal) -> (Error, Option<CString>) {
+    let Refusal { error, text, .. } = refusal;
+    if error == EINVAL && !refusal.split {
+        let name = refusal.name.as_deref().unwrap_or(c"DEVICE");
+        let advice = fmt!("tcp-data-split is off; turn it on: ethtool -G {name} tcp-data-split on");
+        return (error, CString::try_from_fmt(advice).ok());
+    }
+    let error = if error == EEXIST && refusal.provided {
+        EBUSY
+    } else if error == code::ERANGE && refusal.exists {
+        EINVAL
+    } else {
+        error
+    };
+    (error, text)
 }

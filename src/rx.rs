@@ -11,7 +11,7 @@ use crate::{
     ffi::{
         late::Late,
         mapping::Mapping,
-        pages::{
+        skb::{
             Piece,
             Pieces, //
         },
@@ -292,7 +292,7 @@ pub(crate) fn recv(locked: &mut LockedSocket<'_>) -> Result {
 }
 
 /// Delivers pieces of a packet. Returns how many bytes of them were taken.
-pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Result<usize> {
+pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Result<u32> {
     let socket = locked.socket();
     let state = locked.state();
     let (Some(context), Some(rx)) = (&state.context, &mut state.rx) else {
@@ -300,32 +300,35 @@ pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Resu
     };
     let mut taken = 0;
     let mut copied = 0;
-    let mut at = 0;
+    let mut pieces = pieces.iter(context).peekable();
     while rx.stop.is_none() {
-        let Some(piece) = pieces.get(at, context) else {
+        let Some(piece) = pieces.next() else {
             break;
         };
-        let (got, slack, used) = take(rx, context, socket, piece, pieces.get(at + 1, context));
+        let (got, slack, both) = take(rx, context, socket, piece, pieces.peek());
         taken += got;
         copied += slack;
-        at += used;
+        if both {
+            pieces.next();
+        }
     }
-    socket.stats.rx_zerocopy.add((taken - copied) as u64);
-    socket.stats.rx_copied.add(copied as u64);
+    socket.stats.rx_zerocopy.add((taken - copied).into());
+    socket.stats.rx_copied.add(copied.into());
     match rx.stop {
         Some(Stop::Foreign) if taken == 0 => Err(EFAULT),
         _ => Ok(taken),
     }
 }
 
-/// Delivers `piece`, and perhaps the next with it. Returns the bytes taken, how many of them were copied, and the pieces.
+/// Delivers `piece`, and perhaps the next with it. Returns the bytes taken, how many of them were copied, and whether the next was
+/// taken too; fewer than all set the reason to stop.
 fn take(
     rx: &mut Rx,
     context: &Late<Context>,
     socket: &Socket,
     piece: Piece<'_>,
-    next: Option<Piece<'_>>,
-) -> (usize, usize, usize) {
+    next: Option<&Piece<'_>>,
+) -> (u32, u32, bool) {
     let place = |attachment, index, offset, len| Place {
         attachment,
         index,
@@ -335,7 +338,7 @@ fn take(
     match (piece, next) {
         (Piece::Foreign, _) => {
             rx.stop = Some(Stop::Foreign);
-            (0, 0, 0)
+            (0, 0, false)
         }
         (
             Piece::Buffer {
@@ -346,16 +349,16 @@ fn take(
             },
             _,
         ) => match rx.deliver(context, socket, place(attachment, index, offset, len)) {
-            Ok(()) => (len as usize, 0, 1),
+            Ok(()) => (len, 0, false),
             Err(stop) => {
                 rx.stop = Some(stop);
-                (0, 0, 0)
+                (0, 0, false)
             }
         },
         // The first bytes of a packet's payload stayed with its headers: they fit in front of the others.
         (
             Piece::Bytes(data),
-            Some(Piece::Buffer {
+            Some(&Piece::Buffer {
                 attachment,
                 index,
                 offset,
@@ -368,17 +371,17 @@ fn take(
                 Ok(()) => {
                     // It is in range, and user space looks only after `publish()`.
                     let _ = attachment.map.write(index, offset - slack, data);
-                    ((len + slack) as usize, data.len(), 2)
+                    (len + slack, slack, true)
                 }
                 Err(stop) => {
                     rx.stop = Some(stop);
-                    (0, 0, 0)
+                    (0, 0, false)
                 }
             }
         }
         (Piece::Bytes(data), _) => {
-            let done = rx.copy(context, socket, data);
-            (done, done, usize::from(done == data.len()))
+            let done = rx.copy(context, socket, data) as u32;
+            (done, done, false)
         }
     }
 }

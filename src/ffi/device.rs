@@ -8,131 +8,298 @@ use super::{
         Late,
         Quiet, //
     },
-    pages::Map, //
+    pages::Map,
+    patched::patched, //
 };
-use crate::{
-    context::Context,
-    queue::Queue, //
+use crate::context::Context;
+use core::{
+    mem::MaybeUninit,
+    ptr::NonNull, //
 };
-use core::ptr::NonNull;
 use kernel::{
+    bindings,
+    container_of,
     error::to_result,
-    ffi::c_void,
+    ffi::{
+        c_int,
+        c_ulong,
+        c_void, //
+    },
+    new_mutex,
     prelude::*,
-    str::CStr,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         rcu,
-        Arc, //
-    }, //
+        Mutex, //
+    },
+    task::Task,
+    types::Opaque, //
 };
+
+/// A reference to a network device.
+///
+/// # Invariants
+///
+/// Holds a reference to the device `raw`, which `tracker` tracks.
+pub(super) struct Netdev {
+    raw: NonNull<abi::net_device>,
+    tracker: MaybeUninit<abi::netdevice_tracker>,
+}
+
+// SAFETY: References to network devices belong to no thread.
+unsafe impl Send for Netdev {}
+
+impl Netdev {
+    /// The device with index `ifindex` in the network namespace of the current process.
+    fn get(ifindex: u32) -> Option<Self> {
+        let ifindex = c_int::try_from(ifindex).ok()?;
+        let mut tracker = MaybeUninit::zeroed();
+        // SAFETY: A task that runs has namespaces, which change by its own doing only.
+        let net = unsafe { (*(*Task::current_raw()).nsproxy).net_ns };
+        // SAFETY: The namespace is there by the above.
+        let raw = unsafe {
+            abi::netdev_get_by_index(
+                net.cast(),
+                ifindex,
+                tracker.as_mut_ptr(),
+                bindings::GFP_KERNEL,
+            )
+        };
+        // INVARIANT: The call above took the reference.
+        NonNull::new(raw).map(|raw| Self { raw, tracker })
+    }
+
+    /// Another reference.
+    fn hold(&self) -> Self {
+        let mut tracker = MaybeUninit::zeroed();
+        // SAFETY: By the type invariants.
+        unsafe {
+            abi::netgpu_netdev_hold(self.as_raw(), tracker.as_mut_ptr(), bindings::GFP_KERNEL)
+        };
+        // INVARIANT: Taken by the call above.
+        Self {
+            raw: self.raw,
+            tracker,
+        }
+    }
+
+    pub(super) fn as_raw(&self) -> *mut abi::net_device {
+        self.raw.as_ptr()
+    }
+
+    /// Takes the device's lock.
+    pub(super) fn lock(&self) -> NetdevLock<'_> {
+        // SAFETY: By the type invariants.
+        unsafe { abi::netgpu_netdev_lock(self.as_raw()) };
+        // INVARIANT: Locked by the call above.
+        NetdevLock(self)
+    }
+
+    /// Whether the device is neither on its way in nor out. Settled under rtnl or the device's lock.
+    pub(super) fn is_registered(&self) -> bool {
+        // SAFETY: By the type invariants.
+        let state = unsafe { (&raw const (*self.as_raw()).reg_state).read_volatile() };
+        u32::from(state) == abi::netdev_reg_state_NETREG_REGISTERED
+    }
+
+    /// The device that does the DMA.
+    fn dma(&self) -> Option<DmaDevice> {
+        let lock = self.lock();
+        let raw = lock.as_raw();
+        // SAFETY: The device is there and locked.
+        let mut dma = unsafe {
+            patched!(netdev_queue_get_dma_dev(
+                raw,
+                0,
+                abi::netdev_queue_type_NETDEV_QUEUE_TYPE_RX
+            ))
+        };
+        // A device that is down may have no queues to ask. Opening one checks again.
+        // SAFETY: As above.
+        if dma.is_null() && !unsafe { abi::netgpu_netif_running(raw) } {
+            // SAFETY: As above. The parent outlives its child.
+            dma = unsafe {
+                let parent = (*raw).dev.parent;
+                if parent.is_null() || (*parent).dma_mask.is_null() {
+                    return None;
+                }
+                parent
+            };
+        }
+        // SAFETY: Null, or a device that is there as long as the network device is locked or its child.
+        let dma = NonNull::new(unsafe { bindings::get_device(dma.cast()) })?;
+        // INVARIANT: Taken by the call above.
+        Some(DmaDevice(dma.cast()))
+    }
+}
+
+impl Drop for Netdev {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { abi::netgpu_netdev_put(self.raw.as_ptr(), self.tracker.as_mut_ptr()) };
+    }
+}
+
+/// The lock of a network device, held.
+///
+/// # Invariants
+///
+/// The lock is held by the current task.
+pub(super) struct NetdevLock<'a>(&'a Netdev);
+
+impl NetdevLock<'_> {
+    pub(super) fn as_raw(&self) -> *mut abi::net_device {
+        self.0.as_raw()
+    }
+}
+
+impl Drop for NetdevLock<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { abi::netgpu_netdev_unlock(self.0.as_raw()) };
+    }
+}
+
+/// A reference to a device that does DMA.
+///
+/// # Invariants
+///
+/// Holds a reference to the device.
+struct DmaDevice(NonNull<abi::device>);
+
+// SAFETY: References to devices belong to no thread.
+unsafe impl Send for DmaDevice {}
+// SAFETY: As above, and there is no more to it than the pointer.
+unsafe impl Sync for DmaDevice {}
+
+impl Drop for DmaDevice {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::put_device(self.0.as_ptr().cast()) };
+    }
+}
 
 /// An open network device.
 ///
 /// Its owner calls [`Self::unwatch`] and [`Self::gone`] before it drops it.
-///
+pub(crate) struct Device(Pin<KBox<Inner>>);
+
 /// # Invariants
 ///
-/// Holds a device that `netgpu_device_open()` opened.
-pub(crate) struct Device(NonNull<abi::netgpu_device>);
+/// `context` is a context, which owns this. While `watched`, `notifier` is registered.
+#[pin_data]
+struct Inner {
+    #[pin]
+    notifier: Opaque<abi::notifier_block>,
+    watched: Atomic<bool>,
+    /// [`None`] once the device is gone.
+    #[pin]
+    netdev: Mutex<Option<Netdev>>,
+    /// The network device, for comparing only. When another has got its address this one is [`Self::gone`], and with
+    /// it everything that would compare.
+    identity: *const abi::net_device,
+    dma: DmaDevice,
+    context: *mut c_void,
+}
 
-// SAFETY: The shim locks what may change.
-unsafe impl Send for Device {}
+// SAFETY: `identity` is compared only; as to `context`, contexts are `Send` and `Sync`. The network stack guards what it
+// changes of `notifier`.
+unsafe impl Send for Inner {}
 // SAFETY: As above.
-unsafe impl Sync for Device {}
-
-/// How a queue is to be opened.
-#[derive(Clone, Copy)]
-pub(crate) struct QueueParams {
-    /// Number of the device's receive queue.
-    pub(crate) index: u32,
-    /// Longest header that must stay in kernel memory, in bytes, or 0.
-    pub(crate) hds_offset: u32,
-    /// Bytes kept free in front of the payload, or 0.
-    pub(crate) headroom: u32,
-}
-
-/// Why the device refused, as text; may be empty.
-pub(crate) struct Message([u8; 92]);
-
-impl Message {
-    /// The text without its end mark.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        CStr::from_bytes_until_nul(&self.0).map_or(&[], |text| text.to_bytes())
-    }
-}
+unsafe impl Sync for Inner {}
 
 impl Device {
     /// Opens the device with index `ifindex` in the network namespace of the current process.
     ///
     /// `context` owns the result and calls [`Self::unwatch`] when it retires.
     pub(crate) fn open(ifindex: u32, context: &Late<Context>) -> Result<Self> {
-        let mut out = core::ptr::null_mut();
-        // SAFETY: Process context: user space is asking.
-        to_result(unsafe { abi::netgpu_device_open(ifindex, context.as_raw(), &mut out) })?;
-        // INVARIANT: Opened by the call above.
-        Ok(Self(NonNull::new(out).ok_or(ENODEV)?))
+        let netdev = Netdev::get(ifindex).ok_or(ENODEV)?;
+        let dma = netdev.dma().ok_or(EOPNOTSUPP)?;
+        // INVARIANT: By this function's requirements; not watched yet.
+        let inner = KBox::try_pin_init(
+            try_pin_init!(Inner {
+                notifier: Opaque::new(abi::notifier_block {
+                    notifier_call: Some(netdev_event),
+                    ..Default::default()
+                }),
+                watched: Atomic::new(false),
+                identity: netdev.as_raw(),
+                netdev <- new_mutex!(Some(netdev), "netgpu::Device::netdev"),
+                dma,
+                context: context.as_raw(),
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        Ok(Self(inner))
     }
 
-    pub(super) fn as_raw(&self) -> *mut abi::netgpu_device {
-        self.0.as_ptr()
+    /// The network device, unless it is gone.
+    pub(super) fn netdev(&self) -> Result<Netdev> {
+        let netdev = self.0.netdev.lock();
+        netdev.as_ref().map(Netdev::hold).ok_or(ENODEV)
+    }
+
+    /// The network device, for comparing only.
+    pub(super) fn identity(&self) -> *const abi::net_device {
+        self.0.identity
+    }
+
+    /// The device that does the DMA; it is there as long as `self`.
+    pub(super) fn dma(&self) -> *mut abi::device {
+        self.0.dma.0.as_ptr()
     }
 
     /// Checks that the current process may administer the device.
     pub(crate) fn permit(&self) -> Result {
-        // SAFETY: By the type invariants.
-        to_result(unsafe { abi::netgpu_device_permit(self.as_raw()) })
+        let netdev = self.netdev()?;
+        // SAFETY: The device is there, and with it its network namespace and that one's owner.
+        let capable = unsafe {
+            let net = abi::netgpu_dev_net(netdev.as_raw()).cast::<bindings::net>();
+            bindings::ns_capable((*net).user_ns, abi::CAP_NET_ADMIN as c_int)
+        };
+        if capable {
+            Ok(())
+        } else {
+            Err(EPERM)
+        }
     }
 
     /// Whether `dma` is the device that memory is mapped for.
     pub(crate) fn is_dma(&self, dma: *const c_void) -> bool {
-        // SAFETY: By the type invariants.
-        unsafe { abi::netgpu_device_dma(self.as_raw()) == dma }
-    }
-
-    /// Opens a receive queue; the device holds `queue` until [`Self::close_queue`] or until it goes away. Returns the
-    /// headroom that the device promises; on failure tells why, as far as the device says.
-    pub(crate) fn open_queue(
-        &self,
-        queue: &Arc<Queue>,
-        params: QueueParams,
-    ) -> core::result::Result<u32, (Error, Message)> {
-        let mut open = abi::netgpu_queue_open {
-            queue: params.index,
-            hds_offset: params.hds_offset,
-            headroom: params.headroom,
-            message: [0; 92],
-        };
-        let raw = Arc::into_raw(queue.clone()).cast_mut();
-        // SAFETY: By the type invariants; the reference in `raw` goes to the shim.
-        let result =
-            to_result(unsafe { abi::netgpu_queue_open(self.as_raw(), raw.cast(), &mut open) });
-        result.map(|()| open.headroom).map_err(|err| {
-            // SAFETY: On failure the reference is still ours.
-            drop(unsafe { Arc::from_raw(raw) });
-            (err, Message(open.message))
-        })
-    }
-
-    /// Closes a queue, unless the device has gone away and done so.
-    pub(crate) fn close_queue(&self, queue: &Arc<Queue>, index: u32) {
-        let raw = Arc::as_ptr(queue).cast_mut();
-        // SAFETY: By the type invariants; the queue was opened with this index.
-        if unsafe { abi::netgpu_queue_close(self.as_raw(), raw.cast(), index) } {
-            // SAFETY: The device has given up the reference of `open_queue()`.
-            drop(unsafe { Arc::from_raw(raw) });
-        }
+        self.dma().cast_const().cast() == dma
     }
 
     /// Watches for the device to go away. Takes rtnl.
     pub(crate) fn watch(&self) -> Result {
-        // SAFETY: By the type invariants; the context is the duty of who opened the device.
-        to_result(unsafe { abi::netgpu_device_watch(self.as_raw()) })
+        // SAFETY: The notifier is pinned and stays until `unwatch()`.
+        to_result(unsafe { abi::register_netdevice_notifier(self.0.notifier.get()) })?;
+        // INVARIANT: Registered just now.
+        self.0.watched.store(true, Relaxed);
+        // It may have begun to go before anyone watched.
+        // SAFETY: No requirements.
+        unsafe { abi::rtnl_lock() };
+        let netdev = self.0.netdev.lock();
+        let here = netdev.as_ref().is_some_and(Netdev::is_registered);
+        drop(netdev);
+        // SAFETY: Locked above.
+        unsafe { abi::rtnl_unlock() };
+        if here {
+            Ok(())
+        } else {
+            Err(ENODEV)
+        }
     }
 
     /// Stops watching for the device to go away. Takes rtnl.
     pub(crate) fn unwatch(&self) {
-        // SAFETY: By the type invariants.
-        unsafe { abi::netgpu_device_unwatch(self.as_raw()) };
+        if self.0.watched.load(Relaxed) {
+            // SAFETY: By the type invariants it is registered.
+            let _ = unsafe { abi::unregister_netdevice_notifier(self.0.notifier.get()) };
+            self.0.watched.store(false, Relaxed);
+        }
     }
 
     /// Lets go of the network device: ends the mappings `maps`, which must be all that were made for it.
@@ -144,14 +311,36 @@ impl Device {
         rcu::synchronize_rcu();
         // SAFETY: Receiving has ended, as `_quiet` says, and sending by the above.
         maps.for_each(|map| unsafe { map.unmap() });
-        // SAFETY: By the type invariants.
-        unsafe { abi::netgpu_device_drop(self.as_raw()) };
+        *self.0.netdev.lock() = None;
     }
 }
 
-impl Drop for Device {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants; the owner has called `unwatch()` and `gone()`.
-        unsafe { abi::netgpu_device_free(self.as_raw()) };
+/// Something happens to a network device. Under rtnl.
+///
+/// # Safety
+///
+/// `nb` is the notifier of an [`Inner`], and `info` is what the network stack tells such.
+unsafe extern "C" fn netdev_event(
+    nb: *mut abi::notifier_block,
+    event: c_ulong,
+    info: *mut c_void,
+) -> c_int {
+    // SAFETY: By this function's requirements; it is there until it is unregistered.
+    let inner =
+        unsafe { &*container_of!(nb.cast::<Opaque<abi::notifier_block>>(), Inner, notifier) };
+    // SAFETY: By this function's requirements.
+    let netdev = unsafe { (*info.cast::<abi::netdev_notifier_info>()).dev };
+    // SAFETY: As above.
+    let state = u32::from(unsafe { (*netdev).reg_state });
+    // A device that moves to another namespace is unregistered for show only.
+    if event == abi::netdev_cmd_NETDEV_UNREGISTER as c_ulong
+        && netdev.cast_const() == inner.identity
+        && state == abi::netdev_reg_state_NETREG_UNREGISTERING
+    {
+        // SAFETY: By the type invariants. A context stops watching while the last reference to it is still there.
+        let context = unsafe { Late::<Context>::borrow(inner.context) };
+        // SAFETY: The device is shut down before this is told.
+        context.device_gone(unsafe { Quiet::new() });
     }
+    abi::NOTIFY_DONE as c_int
 }

@@ -42,7 +42,7 @@ unsafe impl lock::Backend for BhLockBackend {
 
     unsafe fn lock(ptr: *mut Self::State) -> Self::GuardState {
         // SAFETY: The caller ensures that `ptr` is an initialised lock.
-        unsafe { abi::netgpu_lock_bh(ptr.cast()) }
+        unsafe { abi::netgpu_spin_lock_bh(ptr.cast()) }
     }
 
     unsafe fn try_lock(_ptr: *mut Self::State) -> Option<Self::GuardState> {
@@ -51,7 +51,7 @@ unsafe impl lock::Backend for BhLockBackend {
 
     unsafe fn unlock(ptr: *mut Self::State, _guard_state: &Self::GuardState) {
         // SAFETY: The caller ensures that `ptr` is a lock that it owns.
-        unsafe { abi::netgpu_unlock_bh(ptr.cast()) }
+        unsafe { abi::netgpu_spin_unlock_bh(ptr.cast()) }
     }
 
     unsafe fn assert_is_held(ptr: *mut Self::State) {

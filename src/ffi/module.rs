@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What belongs to the module as a whole: its work queue, its ULP, and references to its code.
+//! What belongs to the module as a whole: its work queue, and references to its code.
 
-use super::abi;
 use crate::LocalModule;
 use core::ptr::NonNull;
 use kernel::{
     bindings,
-    error::to_result,
     module::this_module,
     prelude::*,
     sync::atomic::{
@@ -85,37 +83,5 @@ impl Drop for ModuleRef {
     fn drop(&mut self) {
         // SAFETY: `new()` took the reference.
         unsafe { bindings::module_put(this_module::<LocalModule>().as_ptr()) };
-    }
-}
-
-/// Fails, saying why, on a kernel without the patches that the module stands on.
-pub(crate) fn check_kernel() -> Result {
-    // SAFETY: No requirements.
-    let patch = unsafe { abi::netgpu_missing_patch() };
-    if patch.is_null() {
-        return Ok(());
-    }
-    // SAFETY: The shim answers null or a static string.
-    let patch = unsafe { CStr::from_char_ptr(patch) };
-    pr_err!("this kernel lacks the patch \"{patch}\"; apply the series in patches/ and boot it\n");
-    Err(ENOSYS)
-}
-
-/// The TCP upper layer protocol's registration.
-pub(crate) struct Ulp(());
-
-impl Ulp {
-    /// Registers the protocol; sockets can be attached from here on.
-    pub(crate) fn register() -> Result<Self> {
-        // SAFETY: Module init calls us once.
-        to_result(unsafe { abi::netgpu_ulp_register() })?;
-        Ok(Self(()))
-    }
-}
-
-impl Drop for Ulp {
-    fn drop(&mut self) {
-        // SAFETY: `register()` succeeded. Each socket of the protocol holds the module, so there is none.
-        unsafe { abi::netgpu_ulp_unregister() };
     }
 }

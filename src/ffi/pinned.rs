@@ -82,9 +82,9 @@ impl Pages {
         Ok(this)
     }
 
-    /// The array of pages, one for each buffer of the span; it stays as long as `self`.
-    pub(super) fn as_raw(&self) -> *mut *mut abi::page {
-        self.pages.as_ptr().cast_mut().cast()
+    /// The pages, one for each buffer of the span.
+    pub(super) fn as_slice(&self) -> &[*mut bindings::page] {
+        &self.pages
     }
 }
 
@@ -107,13 +107,27 @@ fn check_mapped(mm: &MmWithUser, span: Span) -> Result {
         if vma.flags() & flags::WRITE == 0 {
             return Err(EFAULT);
         }
-        // SAFETY: The vma is valid under the lock that `guard` holds.
-        if unsafe { abi::netgpu_vma_written_back(vma.as_ptr().cast()) } {
+        // As gup decides: pages that a file system writes back cannot stay writable for ever.
+        let shared = vma.flags() & (flags::SHARED | flags::HUGETLB) == flags::SHARED;
+        // SAFETY: The vma is valid under the lock that `guard` holds, and keeps its file.
+        let file = NonNull::new(unsafe { (*vma.as_ptr()).vm_file });
+        // SAFETY: As above.
+        if shared && file.is_some_and(|file| unsafe { written_back(file) }) {
             return Err(EOPNOTSUPP);
         }
         addr = vma.end();
     }
     Ok(())
+}
+
+/// Whether a file system writes the pages of `file` back.
+///
+/// # Safety
+///
+/// `file` is an open file.
+unsafe fn written_back(file: NonNull<bindings::file>) -> bool {
+    // SAFETY: By this function's requirements.
+    unsafe { abi::netgpu_mapping_can_writeback((*file.as_ptr()).f_mapping.cast()) }
 }
 
 /// Pages on the accounts of a user, for RLIMIT_MEMLOCK, and of a process, for its statistics. As io_uring keeps them.

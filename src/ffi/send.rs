@@ -6,6 +6,7 @@ use super::{
     abi,
     device::Device,
     late::Late,
+    skb::shared_info,
     sock::LockedSocket, //
 };
 use crate::{
@@ -16,20 +17,28 @@ use crate::{
     }, //
 };
 use core::{
-    cell::UnsafeCell,
     ops::Deref,
     ptr::NonNull, //
 };
 use kernel::{
-    error::to_result,
-    ffi::c_void,
-    prelude::*, //
+    bindings,
+    container_of,
+    error::{
+        code::EMSGSIZE,
+        from_result,
+        to_result, //
+    },
+    ffi::c_int,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::rcu,
+    types::Opaque, //
 };
 
 /// A send: the stack's `struct ubuf_info`, and ours behind it.
 #[repr(C)]
 struct Ubuf {
-    head: UnsafeCell<abi::netgpu_ubuf>,
+    head: Opaque<abi::ubuf_info>,
     send: Send,
 }
 
@@ -37,25 +46,25 @@ struct Ubuf {
 ///
 /// # Invariants
 ///
-/// Holds an [`Ubuf`] from `KBox::into_raw()` that `netgpu_ubuf_init()` initialised, and the reference that
-/// came with it. [`done`] frees it after the last reference.
+/// Holds an [`Ubuf`] from `KBox::into_raw()`, and one of the references that its head counts. [`put`] frees it with the last.
 pub(crate) struct SendRef(NonNull<Ubuf>);
 
 impl SendRef {
     /// Makes `send` something that packets can refer to. [`Send::done`] is called after the last reference.
     pub(crate) fn new(send: Send) -> Result<Self> {
-        let ubuf = KBox::new(
-            Ubuf {
-                head: UnsafeCell::new(Default::default()),
-                send,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?;
-        let ubuf = NonNull::from(KBox::leak(ubuf));
-        // SAFETY: `head` is at the start of the allocation, which nobody else knows yet.
-        unsafe { abi::netgpu_ubuf_init(ubuf.as_ptr().cast()) };
-        // INVARIANT: `leak()` is `into_raw()` by another name; initialised by the call above.
-        Ok(Self(ubuf))
+        let mut head = abi::ubuf_info {
+            ops: &UBUF_OPS,
+            // As `SKBFL_ZEROCOPY_FRAG`, and who queues packets need not copy them.
+            flags: (abi::SKBFL_ZEROCOPY_ENABLE | abi::SKBFL_SHARED_FRAG | abi::SKBFL_DONT_ORPHAN)
+                as u8,
+            ..Default::default()
+        };
+        // SAFETY: Nobody else knows it yet.
+        unsafe { bindings::refcount_set((&raw mut head.refcnt).cast(), 1) };
+        let head = Opaque::new(head);
+        let ubuf = KBox::new(Ubuf { head, send }, GFP_KERNEL_ACCOUNT)?;
+        // INVARIANT: `leak()` is `into_raw()` by another name; the one reference is ours.
+        Ok(Self(NonNull::from(KBox::leak(ubuf))))
     }
 }
 
@@ -71,63 +80,168 @@ impl Deref for SendRef {
 impl Drop for SendRef {
     fn drop(&mut self) {
         // SAFETY: By the type invariants the reference is ours.
-        unsafe { abi::netgpu_ubuf_put(self.0.as_ptr().cast()) };
+        unsafe { put(self.0.as_ptr()) };
     }
 }
 
-/// The send that the stack knows as `ubuf`.
+/// Drops a reference to a send; the last one ends it. Any context.
 ///
 /// # Safety
 ///
-/// `ubuf` is the head of an [`Ubuf`] of which the caller holds a reference for `'a`.
-pub(super) unsafe fn borrow<'a>(ubuf: *mut abi::netgpu_ubuf) -> &'a Send {
-    // SAFETY: By this function's requirements; `send` is only ever borrowed shared.
-    unsafe { &(*ubuf.cast::<Ubuf>()).send }
+/// `ubuf` is from `KBox::into_raw()`, and the caller gives up a reference of its head.
+unsafe fn put(ubuf: *mut Ubuf) {
+    let head = ubuf.cast::<abi::ubuf_info>();
+    // SAFETY: By this function's requirements.
+    if unsafe { bindings::refcount_dec_and_test((&raw mut (*head).refcnt).cast()) } {
+        // SAFETY: By this function's requirements, and nobody else refers to it any longer.
+        unsafe { KBox::from_raw(ubuf) }.send.done();
+    }
 }
 
-/// Ends the send that the stack knows as `ubuf`.
+static UBUF_OPS: abi::ubuf_info_ops = abi::ubuf_info_ops {
+    complete: Some(complete),
+    link_skb: None,
+};
+
+/// Once for each reference that is dropped: by acknowledged packets, by the device. Any context. Without `zerocopy` bytes were
+/// copied on their way.
 ///
 /// # Safety
 ///
-/// `ubuf` is the head of an [`Ubuf`] whose last reference has been dropped.
-pub(super) unsafe fn done(ubuf: *mut abi::netgpu_ubuf) {
-    // SAFETY: By the invariants of `SendRef` it is from `KBox::into_raw()`, and by this function's requirements
-    // nobody else refers to it.
-    let ubuf = unsafe { KBox::from_raw(ubuf.cast::<Ubuf>()) };
-    ubuf.send.done();
+/// `ubuf` is the head of an [`Ubuf`], of which the caller gives up a reference.
+unsafe extern "C" fn complete(
+    _packet: *mut abi::sk_buff,
+    ubuf: *mut abi::ubuf_info,
+    zerocopy: abi::bool_,
+) {
+    let ubuf = ubuf.cast::<Ubuf>();
+    if !zerocopy {
+        // SAFETY: By this function's requirements; `send` is only ever borrowed shared.
+        unsafe { &(*ubuf).send }.copied();
+    }
+    // SAFETY: By this function's requirements.
+    unsafe { put(ubuf) };
 }
 
-/// Writes the parts of the `len` bytes at `addr` to `spans`, as far as there is room, and returns how many.
+/// Fills `skb` with the next `length` bytes of a message, as far as it has room for fragments.
 ///
 /// # Safety
 ///
-/// `spans` has room for `max`.
-pub(super) unsafe fn fill(
-    send: &Send,
-    addr: usize,
-    len: usize,
-    spans: *mut abi::netgpu_span,
-    max: usize,
-) -> usize {
-    let mut n = 0;
-    send.spans(addr, len, |span| {
-        if n == max {
-            return false;
-        }
-        // SAFETY: `n` is below `max`, for which there is room.
-        unsafe {
-            spans.add(n).write(abi::netgpu_span {
-                map: span.attachment.map.as_raw(),
-                index: span.index,
-                offset: span.offset,
-                len: span.len,
-                reserved: 0,
-            })
+/// Called below [`LockedSocket::queue`], whose message `from` is part of, for a packet of its socket.
+unsafe extern "C" fn fill(
+    skb: *mut abi::sk_buff,
+    from: *mut abi::iov_iter,
+    length: usize,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: By this function's requirements; the send is held by `LockedSocket::queue()`.
+        let send = unsafe {
+            let msg = container_of!(from, abi::msghdr, msg_iter);
+            &(*(*msg).msg_ubuf.cast::<Ubuf>()).send
         };
-        n += 1;
-        true
-    });
-    n
+        // SAFETY: By this function's requirements.
+        unsafe { fill_from(send, skb, &mut *from, length) }.map(|()| 0)
+    })
+}
+
+/// # Safety
+///
+/// `skb` is a packet that is being made, and `from` a part of a message of user addresses.
+unsafe fn fill_from(
+    send: &Send,
+    skb: *mut abi::sk_buff,
+    from: &mut abi::iov_iter,
+    mut length: usize,
+) -> Result {
+    // SAFETY: By this function's requirements.
+    let (shared, readable) = unsafe {
+        let headers = (*skb).__bindgen_anon_4.headers.as_ref();
+        (shared_info(skb), headers.unreadable() == 0)
+    };
+    // SAFETY: By this function's requirements.
+    let mut i = c_int::from(unsafe { (*shared).nr_frags });
+    // Copied bytes and ours do not share a packet: only as a whole it is readable or not.
+    if i != 0 && readable {
+        return Err(EMSGSIZE);
+    }
+    // SAFETY: By this function's requirements, here and below.
+    while let Some((addr, len)) = unsafe { segment(from) }.filter(|_| length > 0) {
+        if i == MAX_FRAGS {
+            return Err(EMSGSIZE);
+        }
+        let len = len.min(length);
+        let mut done = 0;
+        send.spans(addr, len, |span| {
+            let Some(netmem) = span.attachment.map.netmem(span.index) else {
+                return false;
+            };
+            if i == MAX_FRAGS {
+                return false;
+            }
+            // SAFETY: By this function's requirements, with room for the fragment, which holds its buffer.
+            unsafe {
+                abi::__get_netmem(netmem);
+                abi::netgpu_skb_add_rx_frag_netmem(
+                    skb,
+                    i,
+                    netmem,
+                    span.offset as c_int,
+                    span.len as c_int,
+                    PAGE_SIZE as u32,
+                );
+            }
+            i += 1;
+            done += span.len as usize;
+            true
+        });
+        if len > 0 && done == 0 {
+            return Err(EFAULT);
+        }
+        // SAFETY: By this function's requirements; not more than what is there.
+        unsafe { abi::iov_iter_advance(from, done) };
+        length -= done;
+    }
+    Ok(())
+}
+
+/// Most fragments that a packet has room for.
+const MAX_FRAGS: c_int = {
+    const fn len<T, const N: usize>(_: *const [T; N]) -> usize {
+        N
+    }
+    let packet = core::mem::MaybeUninit::<abi::skb_shared_info>::uninit();
+    // SAFETY: Only the type of the field is looked at.
+    len(unsafe { &raw const (*packet.as_ptr()).frags }) as c_int
+};
+
+/// Where the iterator is: an address and the length of the segment there; [`None`] at its end.
+///
+/// # Safety
+///
+/// `iter` is of user addresses.
+unsafe fn segment(iter: &abi::iov_iter) -> Option<(usize, usize)> {
+    // SAFETY: By this function's requirements these are the fields in use.
+    unsafe {
+        let count = iter.__bindgen_anon_1.__bindgen_anon_1.count;
+        if count == 0 {
+            return None;
+        }
+        let iov = match u32::from(iter.iter_type) {
+            abi::iter_type_ITER_UBUF => {
+                let base = iter.__bindgen_anon_1.__ubuf_iovec.iov_base;
+                return Some((base.addr() + iter.iov_offset, count));
+            }
+            _ => {
+                &*iter
+                    .__bindgen_anon_1
+                    .__bindgen_anon_1
+                    .__bindgen_anon_1
+                    .__iov
+            }
+        };
+        let len = iov.iov_len - iter.iov_offset;
+        Some((iov.iov_base.addr() + iter.iov_offset, len.min(count)))
+    }
 }
 
 /// A message of sendmsg(2).
@@ -141,52 +255,63 @@ pub(crate) struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// The message, if it is one that we send: with `MSG_ZEROCOPY`, not empty, of user addresses, and nobody else's send.
+    ///
     /// # Safety
     ///
-    /// As the invariants say.
-    pub(super) unsafe fn new(raw: &'a mut abi::msghdr, size: usize) -> Self {
-        // INVARIANT: By this function's requirements.
-        Self { raw, size }
+    /// `raw` is a message of `size` bytes.
+    pub(super) unsafe fn new(raw: &'a mut abi::msghdr, size: usize) -> Option<Self> {
+        let user = matches!(
+            raw.msg_iter.iter_type.into(),
+            abi::iter_type_ITER_UBUF | abi::iter_type_ITER_IOVEC
+        );
+        let ours =
+            raw.msg_flags & abi::MSG_ZEROCOPY != 0 && size != 0 && raw.msg_ubuf.is_null() && user;
+        // INVARIANT: By this function's requirements, and as checked.
+        ours.then_some(Self { raw, size })
     }
 
     /// Whether all bytes of the message lie in regions of `context`.
     pub(crate) fn lies_within(&self, context: &Late<Context>) -> bool {
-        // SAFETY: By the type invariants; `contains()` gets the context back.
-        unsafe { abi::netgpu_msg_within(self.raw, context.as_raw()) }
+        let mut iter = self.raw.msg_iter;
+        // SAFETY: By the type invariants, of which a copy of the iterator makes no difference.
+        while let Some((addr, len)) = unsafe { segment(&iter) } {
+            if len > 0 && !tx::contains(context, addr, len) {
+                return false;
+            }
+            // SAFETY: As above.
+            unsafe { abi::iov_iter_advance(&mut iter, len) };
+        }
+        true
     }
-}
-
-/// What [`Message::lies_within`] asks of each span of addresses.
-///
-/// # Safety
-///
-/// `context` is a context that somebody holds.
-pub(super) unsafe fn contains(context: *mut c_void, addr: usize, len: usize) -> bool {
-    // SAFETY: By this function's requirements.
-    let context = unsafe { Late::<Context>::borrow(context) };
-    tx::contains(&context, addr, len)
 }
 
 impl LockedSocket<'_> {
     /// Whether the connection, if there is one yet, leads over `device`, which takes what we send.
     pub(crate) fn routed_over(&self, device: &Device) -> bool {
-        // SAFETY: By the invariants of both types.
-        unsafe { abi::netgpu_tx_routed(self.as_raw(), device.as_raw()) }
+        let sk = self.as_raw();
+        let _guard = rcu::read_lock();
+        // SAFETY: By the type invariants the socket is there and locked; routes and what they lead over go a grace period after
+        // they are no longer named.
+        unsafe {
+            let dst = (&raw const (*sk).sk_dst_cache).read_volatile();
+            if dst.is_null() {
+                return true;
+            }
+            let netdev = (&raw const (*dst).__bindgen_anon_1.dev_rcu).read_volatile();
+            netdev.cast_const() == device.identity()
+                && (*sk).sk_route_caps & (1 << abi::NETIF_F_SG_BIT) != 0
+        }
     }
 
     /// Queues `message`, in packets that refer to `send`. Returns how many bytes. Lets go of the socket's lock while it waits for
     /// room.
     pub(crate) fn queue(&mut self, message: &mut Message<'_>, send: &SendRef) -> Result<u32> {
-        // SAFETY: By the type invariants of all three. Entry points that run while the lock is not held make a
-        // `LockedSocket` of their own while `self` is lent to this call.
-        let ret = unsafe {
-            abi::netgpu_tx_queue(
-                self.as_raw(),
-                message.raw,
-                message.size,
-                send.0.as_ptr().cast(),
-            )
-        };
+        message.raw.msg_ubuf = send.0.as_ptr().cast();
+        message.raw.sg_from_iter = Some(fill);
+        // SAFETY: By the type invariants of all three. Functions that run while the lock is not held make a `LockedSocket` of
+        // their own while `self` is lent to this call.
+        let ret = unsafe { abi::tcp_sendmsg_locked(self.as_raw(), message.raw, message.size) };
         to_result(ret)?;
         Ok(ret.unsigned_abs())
     }

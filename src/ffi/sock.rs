@@ -4,72 +4,84 @@
 
 use super::{
     abi,
-    device::Device,
-    late::Late, //
+    late::Late,
+    skb,
+    ulp::Ulp, //
 };
-use crate::socket::{
-    Locked as State,
-    Socket, //
+use crate::{
+    rx,
+    socket::{
+        Locked as State,
+        Socket, //
+    }, //
 };
 use core::{
     cell::UnsafeCell,
     ptr::NonNull, //
 };
 use kernel::{
-    error::to_result,
-    prelude::*, //
+    bindings,
+    error::{
+        code::ECONNABORTED,
+        from_result,
+        to_result, //
+    },
+    ffi::{
+        c_int,
+        c_uint, //
+    },
+    prelude::*,
+    sync::rcu, //
 };
-
-pub(crate) use abi::netgpu_stream as Stream;
 
 /// The file of a TCP socket, as long as somebody works with its descriptor.
 ///
 /// # Invariants
 ///
-/// Holds what `netgpu_socket_get()` gave.
+/// Holds a reference to the file of `socket`.
 pub(crate) struct SocketFile {
-    file: NonNull<abi::file>,
-    sk: NonNull<abi::sock>,
+    socket: NonNull<abi::socket>,
 }
 
 impl SocketFile {
     /// Looks up `fd` in the current process.
     pub(crate) fn get(fd: i32) -> Result<Self> {
-        let mut file = core::ptr::null_mut();
-        let mut sk = core::ptr::null_mut();
+        let mut err = 0;
         // SAFETY: Process context: user space is asking.
-        to_result(unsafe { abi::netgpu_socket_get(fd, &mut file, &mut sk) })?;
+        let socket = unsafe { abi::sockfd_lookup(fd, &mut err) };
+        let Some(socket) = NonNull::new(socket) else {
+            return Err(Error::from_errno(err));
+        };
         // INVARIANT: From the call above.
-        Ok(Self {
-            file: NonNull::new(file).ok_or(EBADF)?,
-            sk: NonNull::new(sk).ok_or(EBADF)?,
-        })
+        let this = Self { socket };
+        // SAFETY: The socket lives while its file does.
+        if !unsafe { abi::netgpu_sk_is_tcp(this.sk().as_ptr()) } {
+            return Err(EOPNOTSUPP);
+        }
+        Ok(this)
+    }
+
+    pub(super) fn as_raw(&self) -> *mut abi::socket {
+        self.socket.as_ptr()
+    }
+
+    /// The socket itself, which lives while its file does.
+    pub(super) fn sk(&self) -> NonNull<abi::sock> {
+        // SAFETY: By the type invariants; a socket that has a file has this too.
+        unsafe { NonNull::new_unchecked((*self.as_raw()).sk) }
     }
 
     /// A reference to the socket itself.
     pub(crate) fn sock(&self) -> Sock {
         // SAFETY: By the type invariants the socket lives while its file does.
-        unsafe { abi::netgpu_sock_hold(self.sk.as_ptr()) };
-        // INVARIANT: Taken by the call above.
-        Sock(self.sk)
-    }
-
-    /// Attaches the socket to `device`, with `socket` as our side of it.
-    pub(crate) fn attach(&self, device: &Device, socket: &Late<Socket>) -> Result {
-        let raw = socket.clone().into_raw();
-        // SAFETY: By the invariants of both types; the reference in `raw` goes to the shim.
-        let ret = unsafe { abi::netgpu_socket_attach(self.file.as_ptr(), device.as_raw(), raw) };
-        to_result(ret).inspect_err(|_| {
-            // SAFETY: On failure the reference is still ours.
-            drop(unsafe { Late::<Socket>::from_raw(raw) });
-        })
+        unsafe { Sock::hold(self.sk()) }
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // SAFETY: By the type invariants.
-        unsafe { abi::netgpu_socket_put(self.file.as_ptr()) };
+        unsafe { bindings::fput((*self.as_raw()).file.cast()) };
     }
 }
 
@@ -77,7 +89,7 @@ impl Drop for SocketFile {
 ///
 /// # Invariants
 ///
-/// Holds a reference of `netgpu_sock_hold()`.
+/// Holds a reference to the socket's memory.
 pub(crate) struct Sock(NonNull<abi::sock>);
 
 // SAFETY: Socket references belong to no thread.
@@ -86,22 +98,60 @@ unsafe impl Send for Sock {}
 unsafe impl Sync for Sock {}
 
 impl Sock {
+    /// # Safety
+    ///
+    /// `sk` is a socket that somebody holds.
+    unsafe fn hold(sk: NonNull<abi::sock>) -> Self {
+        // SAFETY: By this function's requirements.
+        unsafe { abi::netgpu_sock_hold(sk.as_ptr()) };
+        // INVARIANT: Taken by the call above.
+        Self(sk)
+    }
+
     /// Detaches the socket from `socket` and aborts a connection that needs it. False: it was detached already. Sleeps.
     pub(crate) fn abort(&self, socket: &Late<Socket>) -> bool {
+        let sk = self.0.as_ptr();
         // SAFETY: By the type invariants; process context by the caller, who may sleep.
-        unsafe { abi::netgpu_socket_abort(self.0.as_ptr(), socket.as_raw()) }
+        let mut lock = unsafe { SockLock::new(self.0) };
+        let attached = lock.attached();
+        let Some(mut locked) = attached.filter(|l| l.socket().as_raw() == socket.as_raw()) else {
+            return false;
+        };
+        let unfinished = crate::socket::unfinished(&mut locked);
+        let base = locked.ulp.base();
+        drop(locked.detach());
+        if unfinished {
+            // SAFETY: `base` is the socket's protocol.
+            if let Some(disconnect) = unsafe { (*base).disconnect } {
+                // SAFETY: As above, and the socket is locked.
+                unsafe { disconnect(sk, 0) };
+            }
+            // SAFETY: The socket is locked.
+            unsafe {
+                (&raw mut (*sk).sk_err).write_volatile(-ECONNABORTED.to_errno());
+                abi::sk_error_report(sk);
+            }
+        }
+        true
     }
 
     /// Resets the connection, also one that goes on after its socket was closed. Sleeps.
     pub(crate) fn reset(&self) {
         // SAFETY: By the type invariants; process context by the caller, who may sleep.
-        unsafe { abi::netgpu_sock_reset(self.0.as_ptr()) };
+        let _ = unsafe { abi::tcp_abort(self.0.as_ptr(), -ECONNABORTED.to_errno()) };
     }
 
     /// Wakes who polls the socket for completions. Any context, also after the socket was closed.
     pub(crate) fn wake(&self) {
-        // SAFETY: By the type invariants.
-        unsafe { abi::netgpu_tx_wake(self.0.as_ptr()) };
+        let _guard = rcu::read_lock();
+        // SAFETY: By the type invariants; the queue goes a grace period after it was taken from the socket.
+        unsafe {
+            let wq = (&raw const (*self.0.as_ptr()).__bindgen_anon_1.sk_wq).read_volatile();
+            if abi::netgpu_skwq_has_sleeper(wq) {
+                let key = core::ptr::without_provenance_mut(abi::NETGPU_POLL_READABLE as usize);
+                let _ = abi::__wake_up(&raw mut (*wq).wait, abi::TASK_INTERRUPTIBLE, 1, key);
+            }
+        }
     }
 }
 
@@ -109,6 +159,42 @@ impl Drop for Sock {
     fn drop(&mut self) {
         // SAFETY: By the type invariants.
         unsafe { abi::netgpu_sock_put(self.0.as_ptr()) };
+    }
+}
+
+/// The lock of a socket, held by the current task.
+///
+/// # Invariants
+///
+/// The task owns the lock of `sk`.
+pub(super) struct SockLock(NonNull<abi::sock>);
+
+impl SockLock {
+    /// Takes the lock. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// `sk` is a socket that somebody holds for as long as the result lives.
+    pub(super) unsafe fn new(sk: NonNull<abi::sock>) -> Self {
+        // SAFETY: By this function's requirements.
+        unsafe { abi::lock_sock_nested(sk.as_ptr(), 0) };
+        // INVARIANT: Locked by the call above.
+        Self(sk)
+    }
+
+    /// Our side of the socket, if it is attached.
+    pub(super) fn attached(&mut self) -> Option<LockedSocket<'_>> {
+        // SAFETY: By the type invariants; a socket that is locked is not destroyed.
+        let ulp = unsafe { Ulp::get(self.0) }.filter(|ulp| ulp.is_attached())?;
+        // SAFETY: As above; the result borrows `self`.
+        Some(unsafe { LockedSocket::new(self.0, ulp) })
+    }
+}
+
+impl Drop for SockLock {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { abi::release_sock(self.0.as_ptr()) };
     }
 }
 
@@ -125,30 +211,42 @@ impl SockCell {
     }
 }
 
+/// What TCP knows of the stream that is received.
+pub(crate) struct Stream {
+    /// Bytes wait on the socket.
+    pub(crate) waiting: bool,
+    /// Its end, or an error, was reported already.
+    pub(crate) told: bool,
+    /// No more will come.
+    pub(crate) shut: bool,
+    /// There is no connection.
+    pub(crate) closed: bool,
+}
+
 /// Evidence that the lock of an attached socket is held by whoever runs.
 ///
 /// # Invariants
 ///
-/// The lock of `sk` is held, by its owner or by a softirq, for as long as `self` lives. `sk` is attached
-/// to `socket`. No other `LockedSocket` of the socket is in use while `self` is: entry points make one
-/// each, and code that calls into C which may call another entry point takes `&mut self` for that.
+/// The lock of `sk` is held, by its owner or by a softirq, for as long as `self` lives. `ulp` is what hangs on `sk`, and is
+/// attached until [`Self::detach`]. No other `LockedSocket` of the socket is in use while `self` is: functions that the
+/// stack calls make one each, and code that calls into C which may call another such takes `&mut self` for that.
 pub(crate) struct LockedSocket<'a> {
     sk: NonNull<abi::sock>,
-    socket: &'a Late<Socket>,
+    pub(super) ulp: &'a Ulp,
 }
 
 impl<'a> LockedSocket<'a> {
     /// # Safety
     ///
     /// As the invariants say.
-    pub(super) unsafe fn new(sk: NonNull<abi::sock>, socket: &'a Late<Socket>) -> Self {
+    pub(super) unsafe fn new(sk: NonNull<abi::sock>, ulp: &'a Ulp) -> Self {
         // INVARIANT: By this function's requirements.
-        Self { sk, socket }
+        Self { sk, ulp }
     }
 
     /// Our side of the socket.
     pub(crate) fn socket(&self) -> &'a Late<Socket> {
-        self.socket
+        self.ulp.socket()
     }
 
     /// The socket itself.
@@ -159,42 +257,87 @@ impl<'a> LockedSocket<'a> {
     /// A reference to the socket.
     pub(crate) fn sock(&self) -> Sock {
         // SAFETY: By the type invariants the socket is there.
-        unsafe { abi::netgpu_sock_hold(self.sk.as_ptr()) };
-        // INVARIANT: Taken by the call above.
-        Sock(self.sk)
+        unsafe { Sock::hold(self.sk) }
     }
 
     /// What the lock guards.
     pub(crate) fn state(&mut self) -> &mut State {
         // SAFETY: By the type invariants the lock is held and no other `LockedSocket` is in use, so this is
         // the only way to the cell, and `&mut self` makes the reference the only one.
-        unsafe { &mut *self.socket.locked.0.get() }
+        unsafe { &mut *self.socket().locked.0.get() }
     }
 
     /// What TCP knows of the stream that is received.
     pub(crate) fn stream(&self) -> Stream {
-        let mut stream = Stream::default();
-        // SAFETY: By the type invariants.
-        unsafe { abi::netgpu_stream(self.sk.as_ptr(), &mut stream) };
-        stream
+        let sk = self.as_raw();
+        // SAFETY: By the type invariants the socket is there and locked.
+        let (queue, first, flags, shutdown, state) = unsafe {
+            (
+                &raw const (*sk).sk_receive_queue,
+                (*sk)
+                    .sk_receive_queue
+                    .__bindgen_anon_1
+                    .__bindgen_anon_1
+                    .next,
+                (*sk).__sk_common.__bindgen_anon_5.skc_flags,
+                (*sk).sk_shutdown,
+                (*sk).__sk_common.skc_state,
+            )
+        };
+        Stream {
+            // An empty queue points to itself.
+            waiting: first.cast_const().cast() != queue,
+            told: flags & (1 << abi::sock_flags_SOCK_DONE) != 0,
+            shut: u32::from(shutdown) & abi::RCV_SHUTDOWN != 0,
+            closed: u32::from(state) == abi::TCP_CLOSE,
+        }
     }
 
     /// Takes the socket's pending error: whoever asks next does not see it.
     pub(crate) fn take_error(&mut self) -> Result {
         // SAFETY: By the type invariants.
-        to_result(unsafe { abi::netgpu_sock_error(self.sk.as_ptr()) })
+        to_result(unsafe { abi::netgpu_sock_error(self.as_raw()) })
     }
 
-    /// Feeds what waits on the socket to [`crate::rx::pieces`].
+    /// Feeds what waits on the socket to [`rx::pieces`], until that stops it or all is read.
     pub(crate) fn read(&mut self) {
-        // SAFETY: By the type invariants. The entry point that this reaches makes a `LockedSocket` while
-        // `self` is lent to this call.
-        unsafe { abi::netgpu_rx_read(self.sk.as_ptr(), self.socket.as_raw()) };
+        let sk = self.as_raw();
+        let mut desc = abi::read_descriptor_t {
+            count: 1,
+            arg: abi::read_descriptor_t__bindgen_ty_1 {
+                data: core::ptr::from_mut(self).cast(),
+            },
+            ..Default::default()
+        };
+        // Urgent data is part of the stream, as with SO_OOBINLINE; else reading would stop in front of it for good.
+        // SAFETY: By the type invariants; only TCP sockets are attached.
+        unsafe { (&raw mut (*sk.cast::<abi::tcp_sock>()).urg_data).write_volatile(0) };
+        // SAFETY: By the type invariants. `self` is lent to `read_actor()` meanwhile.
+        let _ = unsafe { abi::tcp_read_sock(sk, &mut desc, Some(read_actor)) };
     }
 
     /// Wakes who polls the socket.
     pub(crate) fn wake(&mut self) {
         // SAFETY: By the type invariants.
-        unsafe { abi::netgpu_rx_wake(self.sk.as_ptr(), self.socket.as_raw()) };
+        unsafe { self.ulp.base_data_ready(self.sk) };
     }
+}
+
+/// Takes bytes of a packet that waits on a socket. Returns how many, or an error if it took none.
+///
+/// # Safety
+///
+/// Called below [`LockedSocket::read`], whose `desc` it is, for a packet that has these bytes.
+unsafe extern "C" fn read_actor(
+    desc: *mut abi::read_descriptor_t,
+    packet: *mut abi::sk_buff,
+    offset: c_uint,
+    len: usize,
+) -> c_int {
+    // SAFETY: By this function's requirements it is lent to us.
+    let locked = unsafe { &mut *(*desc).arg.data.cast::<LockedSocket<'_>>() };
+    let mut take = |pieces: &skb::Pieces<'_>| rx::pieces(locked, pieces);
+    // SAFETY: By this function's requirements. A packet has no more bytes than fit.
+    let result = unsafe { skb::read(packet, offset, len as u32, &mut take) };
+    from_result(|| Ok(c_int::try_from(result?)?))
 }

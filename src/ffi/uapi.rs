@@ -42,8 +42,6 @@ plain_data! {
 pub(crate) use abi::netgpu_ring as Ring;
 pub(crate) use abi::{
     NETGPU_API_VERSION as API_VERSION,
-    NETGPU_BUFFER_SHIFT as BUFFER_SHIFT,
-    NETGPU_BUFFER_SIZE as BUFFER_SIZE,
     NETGPU_CMD_ADD_REGION as CMD_ADD_REGION,
     NETGPU_CMD_ATTACH_REGION as CMD_ATTACH_REGION,
     NETGPU_CMD_ATTACH_SOCKET as CMD_ATTACH_SOCKET,
@@ -60,5 +58,10 @@ pub(crate) use abi::{
     NETGPU_REGION_HOST as REGION_HOST,
     NETGPU_RING_ENTRIES as RING_ENTRIES, //
 };
+
+/// Bytes of a receive buffer: a page, which every driver can post.
+pub(crate) const BUFFER_SIZE: u32 = 1 << BUFFER_SHIFT;
+/// See [`BUFFER_SIZE`].
+pub(crate) const BUFFER_SHIFT: u32 = 12;
 
 const _: () = assert!(abi::NETGPU_RING_STALLED == crate::ring::STALLED);

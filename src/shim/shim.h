@@ -1,80 +1,82 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the files of the shim share; Rust never sees it. */
-#ifndef NETGPU_SHIM_PRIVATE_H
-#define NETGPU_SHIM_PRIVATE_H
-
-#include <linux/netdevice.h>
-#include <linux/notifier.h>
-#include <linux/scatterlist.h>
-#include <net/netdev_queues.h>
-#include <net/netmem.h>
-#include <net/page_pool/memory_provider.h>
-#include <net/page_pool/types.h>
-#include <net/tcp.h>
-
-#include "netgpu_shim.h"
-
 /*
- * The kernel exports these with patches/ only. Weak references let the module load without them, so that it can say
- * which patch is missing instead of "Unknown symbol".
+ * What Rust has of the kernel beyond the kernel crate. bindgen reads this file with the flags that C files of the
+ * module are compiled with (src/abi_generated.rs), so that every structure has the layout of the kernel that the
+ * module is built for. bindgen_parameters names what is taken of it.
  */
-int netif_mp_open_rxq(struct net_device *dev, unsigned int rxq_idx, const struct pp_memory_provider_params *p,
-		      struct netlink_ext_ack *extack) __weak;
-void netif_mp_close_rxq(struct net_device *dev, unsigned int rxq_idx,
-			const struct pp_memory_provider_params *old_p) __weak;
-bool net_mp_ops_valid(const struct memory_provider_ops *mp_ops) __weak;
-bool net_mp_niov_set_dma_addr(struct net_iov *niov, dma_addr_t addr) __weak;
-void net_mp_niov_set_page_pool(struct page_pool *pool, struct net_iov *niov) __weak;
-void net_mp_niov_clear_page_pool(struct net_iov *niov) __weak;
-struct device *netdev_queue_get_dma_dev(struct net_device *dev, unsigned int idx, enum netdev_queue_type type) __weak;
+#ifndef NETGPU_SHIM_H
+#define NETGPU_SHIM_H
 
-struct netgpu_device {
-	struct notifier_block nb;
-	bool watched;
-	struct mutex lock;		/* guards @netdev */
-	struct net_device *netdev;	/* NULL once the device is gone */
-	netdevice_tracker tracker;
-	struct device *dma;
-	void *context;
+#include <linux/dma-mapping.h>
+#include <linux/ethtool_netlink.h>
+#include <linux/file.h>
+#include <linux/netdevice.h>
+#include <linux/poll.h>
+#include <linux/rtnetlink.h>
+#include <net/netdev_lock.h>
+#include <net/netdev_queues.h>
+#include <net/netdev_rx_queue.h>
+#include <net/netmem.h>
+#include <net/page_pool/helpers.h>
+#include <net/page_pool/memory_provider.h>
+#include <net/tcp.h>
+#include <net/transp_v6.h>
+
+#include <linux/netgpu.h>
+
+/* Macros with casts in them, as numbers. */
+enum {
+	NETGPU_CMD_INFO			= NETGPU_IOC_INFO,
+	NETGPU_CMD_ADD_REGION		= NETGPU_IOC_ADD_REGION,
+	NETGPU_CMD_BIND			= NETGPU_IOC_BIND,
+	NETGPU_CMD_ATTACH_REGION	= NETGPU_IOC_ATTACH_REGION,
+	NETGPU_CMD_OPEN_QUEUE		= NETGPU_IOC_OPEN_QUEUE,
+	NETGPU_CMD_CLOSE_QUEUE		= NETGPU_IOC_CLOSE_QUEUE,
+	NETGPU_CMD_ATTACH_SOCKET	= NETGPU_IOC_ATTACH_SOCKET,
+	NETGPU_CMD_DETACH_SOCKET	= NETGPU_IOC_DETACH_SOCKET,
+	NETGPU_CMD_QUEUE_STATS		= NETGPU_IOC_QUEUE_STATS,
+	NETGPU_CMD_SOCKET_STATS		= NETGPU_IOC_SOCKET_STATS,
+	NETGPU_POLL_READABLE		= (__force int)(EPOLLIN | EPOLLRDNORM),
 };
 
-/* The network device with a reference for the caller, or NULL when it is gone. */
-struct net_device *netgpu_netdev_get(struct netgpu_device *dev, netdevice_tracker *tracker);
-
-struct netgpu_map {
-	struct net_iov_area nia;
-	struct page **pages;
-	void *context;
-	void *attachment;
-	struct device *dma;
-	const struct net_device *tx_dev;	/* an identity; NULL: must not be sent */
-	struct sg_table sgt;
-	bool mapped;
+/* patched.c: functions that the kernel exports with patches/ only. NULL: it does not. */
+struct netgpu_patched {
+	typeof(netif_mp_open_rxq) *netif_mp_open_rxq;
+	typeof(netif_mp_close_rxq) *netif_mp_close_rxq;
+	typeof(net_mp_ops_valid) *net_mp_ops_valid;
+	typeof(net_mp_niov_set_dma_addr) *net_mp_niov_set_dma_addr;
+	typeof(net_mp_niov_set_page_pool) *net_mp_niov_set_page_pool;
+	typeof(net_mp_niov_clear_page_pool) *net_mp_niov_clear_page_pool;
+	typeof(netdev_queue_get_dma_dev) *netdev_queue_get_dma_dev;
 };
 
-/* The map that @niov is of, or NULL when it is none of ours. */
-struct netgpu_map *netgpu_map_of(const struct net_iov *niov);
+extern const struct netgpu_patched netgpu_patched;
 
-/* What hangs on a socket of ours, from attaching until the socket is destroyed. */
-struct netgpu_ulp {
-	struct proto *base;		/* the protocol's own functions */
-	void (*data_ready)(struct sock *sk);
-	void *socket;
-	bool attached;			/* guarded by the socket lock */
-};
+/* helpers.c: inlines and macros of the kernel, each under its own name behind the prefix. */
+void netgpu_spin_lock_bh(spinlock_t *lock);
+void netgpu_spin_unlock_bh(spinlock_t *lock);
+void netgpu_write_lock_bh(rwlock_t *lock);
+void netgpu_write_unlock_bh(rwlock_t *lock);
+void netgpu_netdev_hold(struct net_device *dev, netdevice_tracker *tracker, gfp_t gfp);
+void netgpu_netdev_put(struct net_device *dev, netdevice_tracker *tracker);
+void netgpu_netdev_lock(struct net_device *dev);
+void netgpu_netdev_unlock(struct net_device *dev);
+bool netgpu_netif_running(const struct net_device *dev);
+struct net *netgpu_dev_net(const struct net_device *dev);
+struct net *netgpu_sock_net(const struct sock *sk);
+bool netgpu_mapping_can_writeback(struct address_space *mapping);
+bool netgpu_dma_need_sync(struct device *dev, dma_addr_t addr);
+void netgpu_memcpy_to_page(struct page *page, size_t offset, const char *from, size_t len);
+void netgpu_page_pool_fragment_netmem(netmem_ref netmem, long nr);
+void netgpu_page_pool_ref_netmem(netmem_ref netmem);
+bool netgpu_page_pool_unref_and_test(netmem_ref netmem);
+void netgpu_skb_add_rx_frag_netmem(struct sk_buff *skb, int i, netmem_ref netmem, int off, int size,
+				   unsigned int truesize);
+void *netgpu_skb_frag_address(const skb_frag_t *frag);
+bool netgpu_sk_is_tcp(const struct sock *sk);
+void netgpu_sock_hold(struct sock *sk);
+void netgpu_sock_put(struct sock *sk);
+int netgpu_sock_error(struct sock *sk);
+bool netgpu_skwq_has_sleeper(struct socket_wq *wq);
 
-static inline struct netgpu_ulp *netgpu_ulp_of(const struct sock *sk)
-{
-	return (__force struct netgpu_ulp *)READ_ONCE(inet_csk(sk)->icsk_ulp_data);
-}
-
-/* provider.c */
-extern const struct memory_provider_ops netgpu_mp_ops;
-
-/* proto functions and callback of rx.c and tx.c. */
-int netgpu_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags);
-bool netgpu_sock_is_readable(struct sock *sk);
-void netgpu_data_ready(struct sock *sk);
-int netgpu_sendmsg(struct sock *sk, struct msghdr *msg, size_t size);
-
-#endif /* NETGPU_SHIM_PRIVATE_H */
+#endif /* NETGPU_SHIM_H */

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory provider of receive queues.
+
+use super::{
+    abi,
+    device::Device,
+    pages::{
+        niov_of,
+        Buffer,
+        Pool, //
+    },
+    patched::patched, //
+};
+use crate::queue::Queue;
+use core::ptr::NonNull;
+use kernel::{
+    error::{
+        from_result,
+        to_result, //
+    },
+    ffi::{
+        c_int,
+        c_void, //
+    },
+    prelude::*,
+    str::CString,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    }, //
+};
+
+/// How a queue is to be opened.
+#[derive(Clone, Copy)]
+pub(crate) struct QueueParams {
+    /// Number of the device's receive queue.
+    pub(crate) index: u32,
+    /// Longest header that must stay in kernel memory, in bytes, or 0.
+    pub(crate) hds_offset: u16,
+    /// Bytes kept free in front of the payload, or 0.
+    pub(crate) headroom: u16,
+}
+
+/// That a device did not open a queue, and what is known about it.
+pub(crate) struct Refusal {
+    /// What the core or the driver says.
+    pub(crate) error: Error,
+    /// What it says in words, which may be none; [`None`]: there was no memory for them.
+    pub(crate) text: Option<CString>,
+    /// The name of the device; [`None`] likewise.
+    pub(crate) name: Option<CString>,
+    /// Whether the device has that queue.
+    pub(crate) exists: bool,
+    /// Whether the queue has a memory provider.
+    pub(crate) provided: bool,
+    /// Whether the device splits headers off.
+    pub(crate) split: bool,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            text: None,
+            name: None,
+            exists: true,
+            provided: false,
+            split: true,
+        }
+    }
+}
+
+fn pool_params(queue: &Arc<Queue>) -> abi::pp_memory_provider_params {
+    abi::pp_memory_provider_params {
+        mp_priv: Arc::as_ptr(queue).cast_mut().cast(),
+        mp_ops: &OPS,
+        ..Default::default()
+    }
+}
+
+impl Device {
+    /// Opens a receive queue; the device holds `queue` until [`Self::close_queue`] or until it goes away. Returns the
+    /// headroom that the device promises.
+    pub(crate) fn open_queue(
+        &self,
+        queue: &Arc<Queue>,
+        wanted: QueueParams,
+    ) -> core::result::Result<u32, Refusal> {
+        let netdev = self.netdev()?;
+        let params = abi::pp_memory_provider_params {
+            hds_offset: wanted.hds_offset,
+            hds_headroom: wanted.headroom,
+            ..pool_params(queue)
+        };
+        let mut extack = abi::netlink_ext_ack::default();
+
+        let lock = netdev.lock();
+        let raw = lock.as_raw();
+        let result = if netdev.is_registered() {
+            // SAFETY: The device is there, locked and registered. `queue` stays: while it is being opened it is borrowed, then
+            // the device has a reference.
+            to_result(unsafe {
+                patched!(netif_mp_open_rxq(raw, wanted.index, &params, &mut extack))
+            })
+        } else {
+            Err(ENODEV)
+        };
+        if let Err(error) = result {
+            // SAFETY: The device is there and locked; a text comes from code that the device holds.
+            return Err(unsafe { refusal(raw, wanted.index, error, &extack) });
+        }
+        // The reference of the device.
+        let _ = Arc::into_raw(queue.clone());
+        // A device that merges in hardware ignores the wish: it packs the payload of packets one behind the other.
+        // SAFETY: The device is there and locked.
+        let merges = unsafe { (*raw).features } & (1 << abi::NETIF_F_GRO_HW_BIT) != 0;
+        Ok(if merges { 0 } else { wanted.headroom.into() })
+    }
+
+    /// Closes a queue that was opened as number `index`, unless the device has gone away and done so.
+    pub(crate) fn close_queue(&self, queue: &Arc<Queue>, index: u32) {
+        let Ok(netdev) = self.netdev() else {
+            return;
+        };
+        let params = pool_params(queue);
+        let lock = netdev.lock();
+        let raw = lock.as_raw();
+        // SAFETY: The device is there and locked, and had a queue of that number, of which it keeps the structure.
+        let ours = unsafe { (*(*raw)._rx.add(index as usize)).mp_params.mp_priv == params.mp_priv };
+        if ours {
+            // SAFETY: As above; the queue is open with these operations.
+            unsafe { patched!(netif_mp_close_rxq(raw, index, &params)) };
+            // SAFETY: The device has given up the reference of `open_queue()`.
+            drop(unsafe { Arc::from_raw(params.mp_priv.cast::<Queue>().cast_const()) });
+        }
+    }
+}
+
+/// # Safety
+///
+/// `netdev` is there and locked. `extack` has a text that is there, or none.
+unsafe fn refusal(
+    netdev: *mut abi::net_device,
+    index: u32,
+    error: Error,
+    extack: &abi::netlink_ext_ack,
+) -> Refusal {
+    let copy = |text: *const kernel::ffi::c_char| {
+        let text = match text.is_null() {
+            true => c"",
+            // SAFETY: Below it is called with a string or null.
+            false => unsafe { CStr::from_char_ptr(text) },
+        };
+        CString::try_from(text).ok()
+    };
+    // SAFETY: By this function's requirements.
+    let (queues, split) = unsafe { ((*netdev).real_num_rx_queues, (*(*netdev).cfg).hds_config) };
+    let exists = index < queues;
+    Refusal {
+        error,
+        text: copy(extack._msg),
+        // SAFETY: By this function's requirements.
+        name: copy(unsafe { &raw const (*netdev).name }.cast()),
+        exists,
+        // SAFETY: By this function's requirements, and there is that queue.
+        provided: exists && unsafe { abi::netif_rxq_has_unreadable_mp(netdev, index) },
+        split: u32::from(split) == abi::ethtool_tcp_data_split_ETHTOOL_TCP_DATA_SPLIT_ENABLED,
+    }
+}
+
+/// What page pools call.
+pub(super) static OPS: abi::memory_provider_ops = abi::memory_provider_ops {
+    alloc_netmems: Some(alloc_netmems),
+    release_netmem: Some(release_netmem),
+    init: Some(init),
+    destroy: Some(destroy),
+    nl_fill: Some(nl_fill),
+    uninstall: Some(uninstall),
+};
+
+/// # Safety
+///
+/// `queue` is the private data of [`OPS`], a queue that somebody holds for `'a`.
+unsafe fn queue_of<'a>(queue: *mut c_void) -> ArcBorrow<'a, Queue> {
+    // SAFETY: By this function's requirements; see `pool_params()`.
+    unsafe { ArcBorrow::from_raw(queue.cast::<Queue>().cast_const()) }
+}
+
+/// A page pool is made: it takes a reference to its queue. Process context.
+///
+/// # Safety
+///
+/// `pool` is a pool of a queue of ours that is being opened or open.
+unsafe extern "C" fn init(pool: *mut abi::page_pool) -> c_int {
+    // SAFETY: By this function's requirements; nobody uses the pool yet.
+    let (queue, params, maps) = unsafe {
+        (
+            (*pool).mp_priv,
+            &(*pool).p,
+            abi::page_pool::dma_map_raw(pool),
+        )
+    };
+    // SAFETY: By this function's requirements the device or who opens the queue holds it.
+    let queue = unsafe { queue_of(queue) };
+    let usable =
+        maps && params.order == 0 && params.dma_dir == abi::dma_data_direction_DMA_FROM_DEVICE;
+    from_result(|| {
+        queue.check_pool(params.dev.cast_const().cast(), usable)?;
+        let _ = Arc::into_raw(Arc::from(queue));
+        Ok(0)
+    })
+}
+
+/// A page pool is gone. Process context.
+///
+/// # Safety
+///
+/// `pool` is a pool of ours; gives up the reference of [`init`].
+unsafe extern "C" fn destroy(pool: *mut abi::page_pool) {
+    // SAFETY: By this function's requirements.
+    drop(unsafe { Arc::from_raw((*pool).mp_priv.cast::<Queue>().cast_const()) });
+}
+
+/// A page pool, whose cache is empty, wants a buffer. Softirq mostly, never sleeps.
+///
+/// # Safety
+///
+/// `pool` is a pool of ours.
+unsafe extern "C" fn alloc_netmems(pool: *mut abi::page_pool, _gfp: abi::gfp_t) -> abi::netmem_ref {
+    let Some(pool) = NonNull::new(pool) else {
+        return 0;
+    };
+    // SAFETY: A pool holds its queue.
+    let queue = unsafe { queue_of((*pool.as_ptr()).mp_priv) };
+    // SAFETY: This is the alloc op, and the empty cache takes more than that.
+    let mut cache = unsafe { Pool::new(pool) };
+    if queue.refill(&cache, abi::PP_ALLOC_CACHE_REFILL) == 0 {
+        return 0;
+    }
+    cache.take().unwrap_or(0)
+}
+
+/// A page pool gives a buffer back: one reference is left, for its new owner. Softirq or process context.
+///
+/// # Safety
+///
+/// `netmem` is a buffer of ours in `pool`, and nothing refers to it.
+unsafe extern "C" fn release_netmem(
+    _pool: *mut abi::page_pool,
+    netmem: abi::netmem_ref,
+) -> abi::bool_ {
+    if let Some(niov) = niov_of(netmem) {
+        // SAFETY: By this function's requirements.
+        unsafe {
+            patched!(net_mp_niov_clear_page_pool(niov));
+            abi::netgpu_page_pool_fragment_netmem(netmem, 1);
+        }
+        // SAFETY: By this function's requirements; the pool holds it through its queue.
+        if let Some(buffer) = unsafe { Buffer::of(niov) } {
+            buffer.attachment().free(buffer.index);
+        }
+    }
+    false
+}
+
+/// Nothing of ours is worth telling in a queue's description.
+///
+/// # Safety
+///
+/// None.
+unsafe extern "C" fn nl_fill(
+    _queue: *mut c_void,
+    _response: *mut abi::sk_buff,
+    _rxq: *mut abi::netdev_rx_queue,
+) -> c_int {
+    0
+}
+
+/// The device closes the queue for good. Process context, under the device's lock.
+///
+/// # Safety
+///
+/// `rxq` is open with `queue`, which gives up the reference of [`Device::open_queue`].
+unsafe extern "C" fn uninstall(queue: *mut c_void, rxq: *mut abi::netdev_rx_queue) {
+    // SAFETY: By this function's requirements.
+    let params = unsafe { &mut (*rxq).mp_params };
+    params.mp_ops = core::ptr::null();
+    params.mp_priv = core::ptr::null_mut();
+    // SAFETY: By this function's requirements.
+    drop(unsafe { Arc::from_raw(queue.cast::<Queue>().cast_const()) });
+}

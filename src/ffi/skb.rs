@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Packets: what received ones are made of.
+
+use super::{
+    abi,
+    late::Late,
+    pages::{
+        niov_of,
+        Buffer, //
+    }, //
+};
+use crate::{
+    attach::Attachment,
+    context::Context, //
+};
+use core::marker::PhantomData;
+use kernel::prelude::*;
+
+/// The part of a packet behind its buffer.
+///
+/// # Safety
+///
+/// `skb` is a packet.
+pub(super) unsafe fn shared_info(skb: *const abi::sk_buff) -> *mut abi::skb_shared_info {
+    // SAFETY: By this function's requirements: `end` is where the buffer at `head` ends.
+    unsafe { (*skb).head.add((*skb).end as usize).cast() }
+}
+
+/// Received bytes.
+pub(crate) enum Piece<'a> {
+    /// A part of a buffer of the context.
+    Buffer {
+        attachment: &'a Attachment,
+        index: u32,
+        offset: u32,
+        len: u32,
+    },
+    /// Kernel memory.
+    Bytes(&'a [u8]),
+    /// Memory that the context has nothing to do with.
+    Foreign,
+}
+
+/// Bytes of a packet that are being read.
+///
+/// # Invariants
+///
+/// Bytes `at` to `end` are in the packet `skb` itself, not in those on its list, and that is there for `'a`.
+pub(crate) struct Pieces<'a> {
+    skb: *const abi::sk_buff,
+    at: u32,
+    end: u32,
+    _packet: PhantomData<&'a abi::sk_buff>,
+}
+
+impl<'a> Pieces<'a> {
+    /// The pieces in order, as seen by `context`.
+    pub(crate) fn iter<'b>(&'b self, context: &'b Late<Context>) -> PieceIter<'b> {
+        // SAFETY: By the type invariants.
+        let (shared, head) = unsafe { (shared_info(self.skb), head_len(self.skb)) };
+        // SAFETY: As above: the array has that many fragments, and is not written to while the packet is read.
+        let frags = unsafe {
+            core::slice::from_raw_parts(
+                (&raw const (*shared).frags).cast::<abi::skb_frag_t>(),
+                (*shared).nr_frags.into(),
+            )
+        };
+        // SAFETY: As above.
+        let head = unsafe { core::slice::from_raw_parts((*self.skb).data, head as usize) };
+        PieceIter {
+            context,
+            head,
+            frags: frags.iter(),
+            start: head.len() as u32,
+            at: self.at,
+            end: self.end,
+        }
+    }
+}
+
+/// See [`Pieces::iter`].
+pub(crate) struct PieceIter<'a> {
+    context: &'a Late<Context>,
+    head: &'a [u8],
+    frags: core::slice::Iter<'a, abi::skb_frag_t>,
+    /// Where in the packet the next of `frags` starts.
+    start: u32,
+    at: u32,
+    end: u32,
+}
+
+impl<'a> PieceIter<'a> {
+    /// `len` bytes from `offset` of a fragment.
+    fn frag(&self, frag: &'a abi::skb_frag_t, offset: u32, len: u32) -> Piece<'a> {
+        let Some(niov) = niov_of(frag.netmem) else {
+            // SAFETY: A fragment that is no net_iov is kernel memory, and `len` bytes from `offset` on are in it.
+            return Piece::Bytes(unsafe {
+                let data = abi::netgpu_skb_frag_address(frag).cast::<u8>();
+                core::slice::from_raw_parts(data.add(offset as usize), len as usize)
+            });
+        };
+        // SAFETY: The packet holds its fragments.
+        let buffer = unsafe { Buffer::of(niov) };
+        match buffer.and_then(|b| Some((b.attachment_of(self.context)?, b.index))) {
+            Some((attachment, index)) => Piece::Buffer {
+                attachment,
+                index,
+                offset: frag.offset + offset,
+                len,
+            },
+            None => Piece::Foreign,
+        }
+    }
+}
+
+impl<'a> Iterator for PieceIter<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        let at = self.at;
+        if at >= self.end {
+            return None;
+        }
+        if let Some(rest) = self.head.get(at as usize..).filter(|rest| !rest.is_empty()) {
+            let data = rest.get(..(self.end - at) as usize).unwrap_or(rest);
+            self.at += data.len() as u32;
+            return Some(Piece::Bytes(data));
+        }
+        loop {
+            let frag = self.frags.next()?;
+            let start = self.start;
+            self.start += frag.len;
+            if at < self.start {
+                let len = self.start.min(self.end) - at;
+                self.at += len;
+                return Some(self.frag(frag, at - start, len));
+            }
+        }
+    }
+}
+
+/// Bytes in the packet's own buffer.
+///
+/// # Safety
+///
+/// `skb` is a packet.
+unsafe fn head_len(skb: *const abi::sk_buff) -> u32 {
+    // SAFETY: By this function's requirements.
+    unsafe { (*skb).len - (*skb).data_len }
+}
+
+/// The packet after this one on a list, or null.
+///
+/// # Safety
+///
+/// `skb` is a packet on the list of another.
+unsafe fn next(skb: *const abi::sk_buff) -> *mut abi::sk_buff {
+    // SAFETY: By this function's requirements.
+    unsafe { (*skb).__bindgen_anon_1.__bindgen_anon_1.next }
+}
+
+/// Bytes of the packet that are not in one on its list.
+///
+/// # Safety
+///
+/// `skb` is a packet.
+unsafe fn own_len(skb: *const abi::sk_buff) -> u32 {
+    // SAFETY: By this function's requirements; what is on a packet's list are packets.
+    unsafe {
+        let mut len = (*skb).len;
+        let mut sub = (*shared_info(skb)).frag_list;
+        while !sub.is_null() {
+            len -= (*sub).len;
+            sub = next(sub);
+        }
+        len
+    }
+}
+
+/// Hands bytes `offset` to `offset + len` of a packet to `take`, which says how many it took, until it takes less than it got.
+/// Returns how many it took in all, or its error if it took nothing.
+///
+/// # Safety
+///
+/// `skb` is a packet that has these bytes.
+pub(super) unsafe fn read<F: FnMut(&Pieces<'_>) -> Result<u32>>(
+    skb: *const abi::sk_buff,
+    offset: u32,
+    len: u32,
+    take: &mut F,
+) -> Result<u32> {
+    // SAFETY: By this function's requirements; what is on a packet's list are packets.
+    let mut sub = unsafe { (*shared_info(skb)).frag_list };
+    // SAFETY: As above.
+    let own = unsafe { own_len(skb) };
+
+    let mut done = 0;
+    if offset < own {
+        let end = own.min(offset + len);
+        // INVARIANT: `end` is at most `own`.
+        let pieces = Pieces {
+            skb,
+            at: offset,
+            end,
+            _packet: PhantomData,
+        };
+        done = take(&pieces)?;
+        if offset + done < end {
+            return Ok(done);
+        }
+    }
+    let mut start = own;
+    while !sub.is_null() && done < len {
+        let at = offset + done;
+        // SAFETY: As above.
+        let end = start + unsafe { (*sub).len };
+        if at < end {
+            let want = (end - at).min(len - done);
+            // SAFETY: As above, with these bytes.
+            match unsafe { read(sub, at - start, want, take) } {
+                Ok(got) => {
+                    done += got;
+                    if got < want {
+                        break;
+                    }
+                }
+                Err(err) if done == 0 => return Err(err),
+                Err(_) => break,
+            }
+        }
+        start = end;
+        // SAFETY: As above.
+        sub = unsafe { next(sub) };
+    }
+    Ok(done)
+}
+
+#[kunit_tests(netgpu_skb)]
+mod tests {
+    use super::*;
+
+    /// Two packets on the list of a third: 20 and 30 bytes behind 10 of its own.
+    struct Packets {
+        skbs: [abi::sk_buff; 3],
+        shared: [abi::skb_shared_info; 3],
+    }
+
+    impl Packets {
+        fn new() -> Result<KBox<Self>> {
+            let mut this = KBox::new(
+                Self {
+                    skbs: Default::default(),
+                    shared: Default::default(),
+                },
+                GFP_KERNEL,
+            )?;
+            let Self { skbs, shared } = &mut *this;
+            let [second, third] = [&raw mut skbs[1], &raw mut skbs[2]];
+            skbs[1].__bindgen_anon_1.__bindgen_anon_1.next = third;
+            shared[0].frag_list = second;
+            for ((skb, shared), len) in skbs.iter_mut().zip(shared).zip([60, 20, 30]) {
+                skb.len = len;
+                skb.head = core::ptr::from_mut(shared).cast();
+            }
+            Ok(this)
+        }
+
+        /// Reads `len` bytes from `offset`, of which `limit` are taken; tells the parts that were asked for.
+        fn read(&self, offset: u32, len: u32, limit: u32) -> (Result<u32>, KVec<(u32, u32)>) {
+            let mut parts = KVec::new();
+            let mut left = limit;
+            let mut take = |pieces: &Pieces<'_>| {
+                let _ = parts.push((pieces.at, pieces.end), GFP_KERNEL);
+                let taken = left.min(pieces.end - pieces.at);
+                left -= taken;
+                if taken > 0 {
+                    Ok(taken)
+                } else {
+                    Err(EFAULT)
+                }
+            };
+            // SAFETY: The packets are as `new()` made them, and have these bytes.
+            let result = unsafe { read(&self.skbs[0], offset, len, &mut take) };
+            (result, parts)
+        }
+    }
+
+    #[test]
+    fn reads_what_lies_in_the_packet_and_on_its_list() -> Result {
+        let packets = Packets::new()?;
+        for (offset, len, expected) in [
+            (0, 60, &[(0, 10), (0, 20), (0, 30)][..]),
+            (0, 10, &[(0, 10)]),
+            (9, 2, &[(9, 10), (0, 1)]),
+            (10, 20, &[(0, 20)]),
+            (15, 30, &[(5, 20), (0, 15)]),
+            (59, 1, &[(29, 30)]),
+        ] {
+            let (result, parts) = packets.read(offset, len, u32::MAX);
+            assert_eq!(result, Ok(len));
+            assert_eq!(&parts[..], expected);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn stops_where_bytes_are_left_and_tells_an_error_only_of_the_first() -> Result {
+        let packets = Packets::new()?;
+        for (limit, result, parts) in [
+            (0, Err(EFAULT), 1),
+            (4, Ok(4), 1),
+            (10, Ok(10), 2),
+            (15, Ok(15), 2),
+            (30, Ok(30), 3),
+            (60, Ok(60), 3),
+        ] {
+            let (got, asked) = packets.read(0, 60, limit);
+            assert_eq!(got, result);
+            assert_eq!(asked.len(), parts);
+        }
+        Ok(())
+    }
+}

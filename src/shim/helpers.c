@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Inlines and macros of the kernel as functions, for Rust. */
+#include <linux/backing-dev.h>
+#include <linux/highmem.h>
+
+#include "shim.h"
+
+void netgpu_spin_lock_bh(spinlock_t *lock)
+{
+	spin_lock_bh(lock);
+}
+
+void netgpu_spin_unlock_bh(spinlock_t *lock)
+{
+	spin_unlock_bh(lock);
+}
+
+void netgpu_write_lock_bh(rwlock_t *lock)
+{
+	write_lock_bh(lock);
+}
+
+void netgpu_write_unlock_bh(rwlock_t *lock)
+{
+	write_unlock_bh(lock);
+}
+
+void netgpu_netdev_hold(struct net_device *dev, netdevice_tracker *tracker, gfp_t gfp)
+{
+	netdev_hold(dev, tracker, gfp);
+}
+
+void netgpu_netdev_put(struct net_device *dev, netdevice_tracker *tracker)
+{
+	netdev_put(dev, tracker);
+}
+
+void netgpu_netdev_lock(struct net_device *dev)
+{
+	netdev_lock(dev);
+}
+
+void netgpu_netdev_unlock(struct net_device *dev)
+{
+	netdev_unlock(dev);
+}
+
+bool netgpu_netif_running(const struct net_device *dev)
+{
+	return netif_running(dev);
+}
+
+struct net *netgpu_dev_net(const struct net_device *dev)
+{
+	return dev_net(dev);
+}
+
+struct net *netgpu_sock_net(const struct sock *sk)
+{
+	return sock_net(sk);
+}
+
+bool netgpu_mapping_can_writeback(struct address_space *mapping)
+{
+	return mapping_can_writeback(mapping);
+}
+
+bool netgpu_dma_need_sync(struct device *dev, dma_addr_t addr)
+{
+	return dma_need_sync(dev, addr);
+}
+
+void netgpu_memcpy_to_page(struct page *page, size_t offset, const char *from, size_t len)
+{
+	memcpy_to_page(page, offset, from, len);
+}
+
+void netgpu_page_pool_fragment_netmem(netmem_ref netmem, long nr)
+{
+	page_pool_fragment_netmem(netmem, nr);
+}
+
+void netgpu_page_pool_ref_netmem(netmem_ref netmem)
+{
+	page_pool_ref_netmem(netmem);
+}
+
+bool netgpu_page_pool_unref_and_test(netmem_ref netmem)
+{
+	return page_pool_unref_and_test(netmem);
+}
+
+void netgpu_skb_add_rx_frag_netmem(struct sk_buff *skb, int i, netmem_ref netmem, int off, int size,
+				   unsigned int truesize)
+{
+	skb_add_rx_frag_netmem(skb, i, netmem, off, size, truesize);
+}
+
+void *netgpu_skb_frag_address(const skb_frag_t *frag)
+{
+	return skb_frag_address(frag);
+}
+
+bool netgpu_sk_is_tcp(const struct sock *sk)
+{
+	return sk_is_tcp(sk);
+}
+
+void netgpu_sock_hold(struct sock *sk)
+{
+	sock_hold(sk);
+}
+
+void netgpu_sock_put(struct sock *sk)
+{
+	sock_put(sk);
+}
+
+int netgpu_sock_error(struct sock *sk)
+{
+	return sock_error(sk);
+}
+
+bool netgpu_skwq_has_sleeper(struct socket_wq *wq)
+{
+	return skwq_has_sleeper(wq);
+}
