@@ -7,19 +7,9 @@ mod driver;
 use std::time::{Duration, Instant};
 
 use connectx::bits::Fields;
-use driver::{CHECKSUMS, LARGE_SEND, Message, SEND, Setup, eventually, headers, pattern};
+use driver::{CHECKSUMS, LARGE_SEND, Message, SEND, Setup, eventually, headers, pattern, sum};
 
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// One's-complement sum of big-endian words, the slow and plain way.
-fn sum(bytes: &[u8]) -> u16 {
-    let mut sum = 0u32;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
-}
 
 /// Checks a received TCP packet: both checksums right, and the completion's sum of all bytes.
 fn check(packet: &[u8], completion: &[u8]) {

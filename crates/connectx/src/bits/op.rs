@@ -53,6 +53,8 @@ pub mod opcode {
     pub const CREATE_RQT: u16 = 0x916;
     pub const MODIFY_RQT: u16 = 0x917;
     pub const DESTROY_RQT: u16 = 0x918;
+    pub const ADD_VXLAN_UDP_DPORT: u16 = 0x827;
+    pub const DELETE_VXLAN_UDP_DPORT: u16 = 0x828;
     pub const SET_FLOW_TABLE_ROOT: u16 = 0x92f;
     pub const CREATE_FLOW_TABLE: u16 = 0x930;
     pub const DESTROY_FLOW_TABLE: u16 = 0x931;

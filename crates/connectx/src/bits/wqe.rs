@@ -78,6 +78,10 @@ pub struct Ethernet {
     pub l3_checksum: bool,
     /// Fill in the TCP or UDP checksum.
     pub l4_checksum: bool,
+    /// Fill in the IPv4 header checksum of the packet in the tunnel.
+    pub inner_l3_checksum: bool,
+    /// Fill in the TCP or UDP checksum of the packet in the tunnel.
+    pub inner_l4_checksum: bool,
     /// Payload bytes of each packet of a [`SendOp::LargeSend`].
     pub mss: u16,
     /// Bytes of the packet that stand in the entry itself, from [`Self::INLINE`] on.
@@ -97,6 +101,8 @@ impl Ethernet {
         Self {
             l3_checksum: flags & 0x40 != 0,
             l4_checksum: flags & 0x80 != 0,
+            inner_l3_checksum: flags & 0x10 != 0,
+            inner_l4_checksum: flags & 0x20 != 0,
             mss: fields.u16(6),
             inline: fields.u16(0xc),
         }
@@ -156,6 +162,7 @@ mod tests {
         assert_eq!(control.blocks(), 5);
         let eth = Ethernet::decode(&wqe);
         assert!(eth.l3_checksum && eth.l4_checksum);
+        assert!(!eth.inner_l3_checksum && !eth.inner_l4_checksum);
         assert_eq!((eth.mss, eth.inline), (1448, 66));
         assert_eq!(eth.data_at(), 0x20 + 64);
     }
@@ -166,6 +173,8 @@ mod tests {
             Ethernet {
                 l3_checksum: false,
                 l4_checksum: false,
+                inner_l3_checksum: false,
+                inner_l4_checksum: false,
                 mss: 0,
                 inline,
             }

@@ -236,6 +236,8 @@ fn handler(opcode: u16) -> Option<Handler> {
         opcode::QUERY_NIC_VPORT_CONTEXT => vport::query_context,
         opcode::MODIFY_NIC_VPORT_CONTEXT => vport::modify_context,
         opcode::QUERY_VPORT_COUNTER => vport::query_counters,
+        opcode::ADD_VXLAN_UDP_DPORT => vport::add_vxlan_port,
+        opcode::DELETE_VXLAN_UDP_DPORT => vport::delete_vxlan_port,
         opcode::QUERY_VNIC_ENV => hca::accept,
         opcode::ACCESS_REG => register::access,
         _ => return None,

@@ -5,7 +5,7 @@ use super::{Input, Output, Result};
 use crate::bits::Fields;
 use crate::bits::op::{Refusal, Status};
 use crate::obj::counter::Traffic;
-use crate::obj::port::{Mac, Port};
+use crate::obj::port::{MAX_VXLAN_PORTS, Mac, Port};
 
 /// Offsets in `struct mlx5_ifc_nic_vport_context_bits`.
 mod context {
@@ -132,6 +132,25 @@ fn entries(context: Fields<'_>) -> std::result::Result<Vec<[u8; 8]>, Refusal> {
     Ok((0..count)
         .map(|i| context.array(context::ENTRIES + 8 * i))
         .collect())
+}
+
+pub fn add_vxlan_port(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
+    let (ports, added) = (&mut port.hca.vxlan_ports, input.0.u16(0x0e));
+    // The driver adds IANA's, too.
+    if !ports.contains(&added) {
+        if ports.len() == MAX_VXLAN_PORTS {
+            return Err(Refusal::new(Status::ExceedsLimit, "too many VXLAN ports"));
+        }
+        ports.push(added);
+    }
+    Ok(())
+}
+
+pub fn delete_vxlan_port(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
+    let (ports, deleted) = (&mut port.hca.vxlan_ports, input.0.u16(0x0e));
+    let at = ports.iter().position(|port| *port == deleted);
+    ports.swap_remove(at.ok_or(Refusal::resource("no such VXLAN port"))?);
+    Ok(())
 }
 
 pub fn query_counters(port: &mut Port, _: Input<'_>, output: &mut Output<'_>) -> Result {

@@ -318,7 +318,7 @@ fn arrive<'p>(
             head: &mut flying.bytes,
             body: Cursor::new(&[]),
             length: 0,
-            fill_checksum: false,
+            fill: None,
             lie: flying.lie,
         };
         let patient = now - flying.due < pause;

@@ -18,8 +18,12 @@ const TYPE_IPV4: u16 = 0x0800;
 const TYPE_IPV6: u16 = 0x86dd;
 const TYPE_CVLAN: u16 = 0x8100;
 const TYPE_SVLAN: u16 = 0x88a8;
+const TYPE_BRIDGED: u16 = 0x6558;
+const IPV4_IN_IP: u8 = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const IPV6_IN_IP: u8 = 41;
+const GRE: u8 = 47;
 const ESP: u8 = 50;
 const AH: u8 = 51;
 
@@ -70,8 +74,57 @@ fn be16(bytes: &[u8], at: usize) -> Option<u16> {
 impl<'a> Headers<'a> {
     /// Looks at the first bytes of a packet. A header that is cut off or malformed ends the search.
     pub fn parse(bytes: &'a [u8]) -> Self {
-        let bytes = &bytes[..bytes.len().min(MAX_HEADERS)];
-        let mut headers = Self {
+        let mut headers = Self::none(&bytes[..bytes.len().min(MAX_HEADERS)]);
+        // Each step returns nothing where the packet ends too early.
+        let _ = headers.ethernet(0).and_then(|at| headers.network(at));
+        headers
+    }
+
+    /// The headers of the packet that this one carries through a tunnel: VXLAN to a UDP port among
+    /// `vxlan`, GRE, or IP in IP.
+    pub fn inner(&self, vxlan: &[u16]) -> Option<Self> {
+        if self.fragment {
+            return None;
+        }
+        const VXLAN: usize = 8 + 8;
+        let (ethertype, at) = match (self.transport, self.protocol) {
+            (Some((Transport::Udp, at)), _) if vxlan.contains(&self.ports()?.1) => {
+                (TYPE_BRIDGED, at + VXLAN)
+            }
+            (None, GRE) => self.gre()?,
+            (None, IPV4_IN_IP) => (TYPE_IPV4, self.end),
+            (None, IPV6_IN_IP) => (TYPE_IPV6, self.end),
+            _ => return None,
+        };
+        let mut inner = Self {
+            ethertype,
+            ..Self::none(self.bytes)
+        };
+        let at = match ethertype {
+            TYPE_BRIDGED => inner.ethernet(at)?,
+            _ => at,
+        };
+        let _ = inner.network(at);
+        inner.ip.map(|_| inner)
+    }
+
+    /// What a GRE header says to be behind it, and where.
+    fn gre(&self) -> Option<(u16, usize)> {
+        const CHECKSUM: u16 = 0x8000;
+        const KEY: u16 = 0x2000;
+        const SEQUENCE: u16 = 0x1000;
+        const VERSION: u16 = 7;
+        let flags = be16(self.bytes, self.end)?;
+        if flags & VERSION != 0 {
+            return None;
+        }
+        let options = (flags & (CHECKSUM | KEY | SEQUENCE)).count_ones() as usize;
+        Some((be16(self.bytes, self.end + 2)?, self.end + 4 + 4 * options))
+    }
+
+    /// Nothing has been found yet.
+    fn none(bytes: &'a [u8]) -> Self {
+        Self {
             bytes,
             ethertype: 0,
             vlan: None,
@@ -81,14 +134,11 @@ impl<'a> Headers<'a> {
             transport: None,
             end: bytes.len().min(ETHERNET),
             ip_end: 0,
-        };
-        // Each step returns nothing where the packet ends too early.
-        let _ = headers.ethernet().and_then(|at| headers.network(at));
-        headers
+        }
     }
 
-    fn ethernet(&mut self) -> Option<usize> {
-        let mut at = ETHERNET;
+    fn ethernet(&mut self, start: usize) -> Option<usize> {
+        let mut at = start + ETHERNET;
         self.ethertype = be16(self.bytes, at - 2)?;
         while let TYPE_CVLAN | TYPE_SVLAN = self.ethertype {
             let tag = (self.ethertype, be16(self.bytes, at)?);
@@ -401,6 +451,37 @@ pub(crate) mod tests {
             Headers::parse(&tagged(&tcp4(0), TYPE_CVLAN, 7)).cvlan(),
             Some(7)
         );
+    }
+
+    #[test]
+    fn a_packet_in_a_tunnel() {
+        let inner = tcp4(10);
+        let mut bytes = udp6(0);
+        bytes[56..58].copy_from_slice(&4789u16.to_be_bytes());
+        bytes.extend([8, 0, 0, 0, 0, 0, 1, 0]);
+        bytes.extend(&inner);
+        let outer = Headers::parse(&bytes);
+        assert_eq!(outer.end(), 62);
+        let found = outer.inner(&[1, 4789]).unwrap();
+        assert_eq!(found.ip(), Some((Ip::V4, 84)));
+        assert_eq!(found.transport_at(), Some((Transport::Tcp, 104)));
+        assert_eq!((found.end(), found.ip_end()), (124, 134));
+        assert_eq!(outer.inner(&[1]), None, "an ordinary port");
+        assert_eq!(Headers::parse(&inner).inner(&[0x50]), None, "TCP");
+
+        let mut bytes = tcp4(0)[..34].to_vec();
+        bytes[23] = GRE;
+        bytes.extend([0xb0, 0, 0x08, 0, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4]);
+        bytes.extend(&inner[14..]);
+        let found = Headers::parse(&bytes).inner(&[]).unwrap();
+        assert_eq!(found.transport_at(), Some((Transport::Tcp, 70)));
+        bytes[35] = 1;
+        assert_eq!(Headers::parse(&bytes).inner(&[]), None, "PPTP's version");
+        bytes[35] = 0;
+        bytes[20] = 0x20;
+        assert_eq!(Headers::parse(&bytes).inner(&[]), None, "a fragment");
+        bytes.truncate(40);
+        assert_eq!(Headers::parse(&bytes).inner(&[]), None, "cut off");
     }
 
     #[test]

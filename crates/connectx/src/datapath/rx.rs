@@ -25,8 +25,8 @@ pub struct Frame<'a, 'p> {
     pub body: Cursor<'a, 'p>,
     /// Bytes of the rest.
     pub length: usize,
-    /// The sender asked for the TCP or UDP checksum to be filled in.
-    pub fill_checksum: bool,
+    /// The TCP or UDP checksum that the sender asked to be filled in.
+    pub fill: Option<Transported>,
     /// The completion is to tell the opposite of the truth about checksums.
     pub lie: bool,
 }
@@ -35,12 +35,11 @@ impl Frame<'_, '_> {
     /// The frame as it is on the cable.
     pub fn flatten(mut self) -> Vec<u8> {
         let total = self.head.len() + self.length;
-        let transported = Transported::of(&Headers::parse(self.head), total);
         let mut bytes = vec![0; total];
         let (head, body) = bytes.split_at_mut(self.head.len());
         head.copy_from_slice(self.head);
         self.body.read(body);
-        if let (Some(transported), true) = (transported, self.fill_checksum) {
+        if let Some(transported) = self.fill {
             transported.fill(&mut bytes, Sum::default());
         }
         bytes
@@ -84,7 +83,7 @@ pub fn route<'p>(port: &'p Port, headers: &Headers, key: &MatchKey) -> Option<Ro
 }
 
 /// What the checksum engine has to know of the headers before they change.
-struct Transported {
+pub struct Transported {
     protocol: Transport,
     /// Where the transport header starts.
     at: usize,
@@ -94,7 +93,8 @@ struct Transported {
 }
 
 impl Transported {
-    fn of(headers: &Headers, total: usize) -> Option<Self> {
+    /// Of a packet of `total` bytes; none where that is not what its headers say.
+    pub fn of(headers: &Headers, total: usize) -> Option<Self> {
         let (protocol, at) = headers.transport_at()?;
         let end = headers.ip_end();
         // A length that the frame does not have, or that cuts the header: not a packet to check.
@@ -258,21 +258,23 @@ fn store(
     mut info: RxInfo,
 ) -> RxInfo {
     let head = &mut *frame.head;
+    let fill = frame.fill.as_ref();
     let cut = if info.vlan.is_some() { VLAN_TAG } else { 0 };
     let mut behind = places;
     behind.advance(head.len() - cut);
     // What follows the transport payload is padding, which only the sum of all bytes counts.
-    let payload = transported
+    let payload = fill
+        .or(transported)
         .map_or(frame.length, |transported| {
             transported.end.saturating_sub(head.len())
         })
         .min(frame.length);
     let payload_sum = frame.body.transfer(&mut behind, payload);
     let padding_sum = frame.body.transfer(&mut behind, frame.length - payload);
+    if let Some(fill) = fill {
+        fill.fill(head, payload_sum);
+    }
     if let Some(transported) = transported {
-        if frame.fill_checksum {
-            transported.fill(head, payload_sum);
-        }
         info.l4_ok = transported.intact(head, payload_sum);
         info.l4_type = transported.completion_type(head);
     }

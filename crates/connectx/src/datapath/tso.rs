@@ -36,10 +36,23 @@ pub fn segment(index: u32, payload: usize, mss: u16) -> Option<Segment> {
     })
 }
 
-/// Turns the headers of a large send, in `bytes`, into those of one segment. Checksums are left.
-pub fn cut(bytes: &mut [u8], segment: &Segment) {
-    let headers = Headers::parse(bytes);
-    let (ip, transport) = (headers.ip(), headers.transport_at());
+/// Turns the headers of a large send, in `bytes`, into those of one segment; those of a tunnel (VXLAN
+/// to a UDP port among `vxlan`, or others) and of what is in it. Checksums are left.
+pub fn cut(bytes: &mut [u8], segment: &Segment, vxlan: &[u16]) {
+    let outer = Headers::parse(bytes);
+    let layers = [Some(outer), outer.inner(vxlan)]
+        .map(|layer| layer.map(|headers| (headers.ip(), headers.transport_at())));
+    for (ip, transport) in layers.into_iter().flatten() {
+        cut_layer(bytes, segment, ip, transport);
+    }
+}
+
+fn cut_layer(
+    bytes: &mut [u8],
+    segment: &Segment,
+    ip: Option<(Ip, usize)>,
+    transport: Option<(Transport, usize)>,
+) {
     let end = bytes.len() + segment.length;
     match ip {
         Some((Ip::V4, at)) => {
@@ -94,7 +107,7 @@ mod tests {
             .iter()
             .map(|segment| {
                 let mut bytes = template.clone();
-                cut(&mut bytes, segment);
+                cut(&mut bytes, segment, &[]);
                 bytes
             })
             .collect();
@@ -110,7 +123,7 @@ mod tests {
     #[test]
     fn lengths_of_udp_over_ipv6() {
         let mut bytes = udp6(0);
-        cut(&mut bytes, &segment(1, 300, 200).unwrap());
+        cut(&mut bytes, &segment(1, 300, 200).unwrap(), &[]);
         assert_eq!(Fields(&bytes).u16(18), 108);
         assert_eq!(Fields(&bytes).u16(58), 108);
     }
@@ -187,7 +200,7 @@ mod tests {
                 .iter()
                 .map(|segment| {
                     let mut bytes = template.clone();
-                    cut(&mut bytes, segment);
+                    cut(&mut bytes, segment, &[]);
                     bytes
                 })
                 .collect();

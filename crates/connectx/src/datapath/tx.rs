@@ -9,7 +9,7 @@ use super::engine::Batch;
 use super::gather::Cursor;
 use super::link::peer;
 use super::packet::{ETHERNET, Headers, Ip, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum};
-use super::rx::{Frame, Outcome, receive};
+use super::rx::{Frame, Outcome, Transported, receive};
 use super::tso;
 use crate::bits::ctx::QueueState;
 use crate::bits::event::{Cqe, Syndrome};
@@ -295,7 +295,9 @@ impl<'p> Sender<'_, 'p> {
         let looked_at = total.min(MAX_HEADERS).max(inline.len());
         let mut ahead = body;
         ahead.read(&mut head[inline.len()..looked_at]);
-        let taken = Headers::parse(&head[..looked_at]).end().max(inline.len());
+        let headers = Headers::parse(&head[..looked_at]);
+        let inner = headers.inner(&self.ports[self.me].hca.vxlan_ports);
+        let taken = inner.unwrap_or(headers).end().max(inline.len());
         body.advance(taken - inline.len());
         self.transmit(state, ethernet, head, taken, body, total - taken)
     }
@@ -322,7 +324,8 @@ impl<'p> Sender<'_, 'p> {
         while let Some(segment) = tso::segment(state.sent, length, ethernet.mss) {
             self.spend()?;
             head[..inline.len()].copy_from_slice(inline);
-            tso::cut(&mut head[..inline.len()], &segment);
+            let vxlan = &self.ports[self.me].hca.vxlan_ports;
+            tso::cut(&mut head[..inline.len()], &segment, vxlan);
             self.transmit(state, ethernet, head, inline.len(), body, segment.length)?;
             body.advance(segment.length);
             state.sent += 1;
@@ -340,9 +343,26 @@ impl<'p> Sender<'_, 'p> {
         mut body: Cursor<'_, 'p>,
         mut length: usize,
     ) -> Result<(), Stop> {
-        let ip = Headers::parse(&head[..taken]).ip();
-        if let (true, Some((Ip::V4, at))) = (ethernet.l3_checksum, ip) {
-            set_ipv4_checksum(&mut head[..taken], at);
+        let outer = Headers::parse(&head[..taken]);
+        let inner = (ethernet.inner_l3_checksum || ethernet.inner_l4_checksum)
+            .then(|| outer.inner(&self.ports[self.me].hca.vxlan_ports))
+            .flatten();
+        let fill = match inner {
+            // As far as the outer packet goes; a sum of anything else is nobody's checksum.
+            Some(inner) if ethernet.inner_l4_checksum => {
+                Transported::of(&inner, taken + length).filter(|_| inner.ip_end() == outer.ip_end())
+            }
+            _ if ethernet.l4_checksum => Transported::of(&outer, taken + length),
+            _ => None,
+        };
+        let (outer, inner) = (outer.ip(), inner.and_then(|inner| inner.ip()));
+        for (wanted, ip) in [
+            (ethernet.l3_checksum, outer),
+            (ethernet.inner_l3_checksum, inner),
+        ] {
+            if let (true, Some((Ip::V4, at))) = (wanted, ip) {
+                set_ipv4_checksum(&mut head[..taken], at);
+            }
         }
         if taken + length < MIN_FRAME {
             body.read(&mut head[taken..taken + length]);
@@ -354,7 +374,7 @@ impl<'p> Sender<'_, 'p> {
             head: &mut head[..taken],
             body,
             length,
-            fill_checksum: ethernet.l4_checksum,
+            fill,
             lie: false,
         };
         let to = destination(self.ports, self.me, frame.head);

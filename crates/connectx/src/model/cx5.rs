@@ -109,8 +109,14 @@ const ETHERNET_OFFLOADS: &[Capability] = &[
     (0x00, 13, 12, 2),
     // rss_ind_tbl_cap
     (0x00, 11, 8, 8),
-    // cqe_checksum_full
+    // tunnel_stateless_gre, tunnel_stateless_vxlan
+    (0x00, 1, 1, 1),
+    (0x00, 0, 0, 1),
+    // cqe_checksum_full, tunnel_stateless_ip_over_ip
     (0x04, 28, 28, 1),
+    (0x04, 22, 22, 1),
+    // max_vxlan_udp_ports
+    (0x04, 15, 8, crate::obj::port::MAX_VXLAN_PORTS as u32),
     // lro_timer_supported_periods, in microseconds
     (0x30, 31, 0, 8),
     (0x34, 31, 0, 32),

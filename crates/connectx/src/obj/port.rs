@@ -37,6 +37,12 @@ pub type Mac = [u8; 6];
 /// Length of the largest frame that the port can be set to, FCS and two VLAN tags included.
 pub const MAX_MTU: u16 = 10022;
 
+/// The UDP port that IANA gave to VXLAN: known without being told.
+const VXLAN_PORT: u16 = 4789;
+
+/// How many UDP ports the device can know for VXLAN.
+pub const MAX_VXLAN_PORTS: usize = 4;
+
 /// One PCI function with everything behind it.
 pub struct Port {
     /// Generation of the hardware.
@@ -104,6 +110,8 @@ pub struct Hca {
     pub steering: Steering,
     /// What the driver has said about its virtual port.
     pub vport: Vport,
+    /// UDP ports whose packets carry Ethernet frames in VXLAN.
+    pub vxlan_ports: Vec<u16>,
 }
 
 /// Settings of the virtual and of the physical port.
@@ -159,6 +167,7 @@ impl Hca {
                 vlans: Vec::new(),
                 promiscuous: 0,
             },
+            vxlan_ports: vec![VXLAN_PORT],
         }
     }
 
