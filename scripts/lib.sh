@@ -94,10 +94,12 @@ key_of() {
 	sha256sum | cut -c 1-12
 }
 
-# inside_root "$@": go on with the calling script inside the toolchain root, with the same arguments.
+# inside_root "$@": go on with the calling script inside the toolchain root, with the same arguments. With enter_args set, those
+# of scripts/enter.
+enter_args=()
 inside_root() {
 	[ -z "${NETGPU_INSIDE_ROOT-}" ] || return 0
-	NETGPU_INSIDE_ROOT=1 exec "$NETGPU_TOP/scripts/enter" "$(realpath "$0")" "$@"
+	NETGPU_INSIDE_ROOT=1 exec "$NETGPU_TOP/scripts/enter" "${enter_args[@]}" "$(realpath "$0")" "$@"
 }
 
 # use_target: makes cargo's target folder of this checkout. A new one starts from that of another checkout, so that the
