@@ -48,6 +48,22 @@ pub fn set_capabilities(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -
     Ok(())
 }
 
+/// How a driver goes (`enum MLX5_TEARDOWN_HCA_IN_PROFILE_*`): after it has destroyed everything, at once, or with the write of
+/// `nic_interface` that it announces. Each ends in a device that touches no memory of the host.
+pub fn teardown(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
+    const GRACEFUL: u32 = 0;
+    const FORCE: u32 = 1;
+    const PREPARE_FAST: u32 = 2;
+    match input.0.bits(0x08, 15, 0) {
+        GRACEFUL | PREPARE_FAST => Ok(()),
+        FORCE => {
+            port.start_over();
+            Ok(())
+        }
+        _ => Err(Refusal::param("teardown: no such profile")),
+    }
+}
+
 pub fn query_adapter(port: &mut Port, _: Input<'_>, output: &mut Output<'_>) -> Result {
     const IEEE_VENDOR_MELLANOX: u32 = 0x00_02c9;
     output.0.set_bits(0x28, 23, 0, IEEE_VENDOR_MELLANOX);
@@ -71,5 +87,32 @@ pub fn set_issi(_: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
     match input.0.bits(0x08, 15, 0) {
         1 => Ok(()),
         _ => Err(Refusal::param("ISSI: only 1 is supported")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::bits::op::{Status, opcode};
+    use crate::cmd::tests::{command, port_of};
+    use crate::model::CX5;
+
+    #[test]
+    fn a_forced_teardown_drops_everything_and_a_graceful_one_has_nothing_to_drop() {
+        let mut port = port_of(&CX5);
+        let mut teardown = [0; 16];
+        teardown[..2].copy_from_slice(&opcode::TEARDOWN_HCA.to_be_bytes());
+        for (profile, status, left) in [
+            (0, Status::Ok, true),
+            (2, Status::Ok, true),
+            (3, Status::BadParam, true),
+            (1, Status::Ok, false),
+        ] {
+            let pd = port.hca.pds.insert(()).unwrap();
+            teardown[0x0b] = profile;
+            let output = command(&mut port, &teardown, 16);
+            assert_eq!(output[0], status as u8, "profile {profile}");
+            assert_eq!(output[0x0f] & 1, 0, "it has not failed");
+            assert_eq!(port.hca.pds.get(pd).is_some(), left, "profile {profile}");
+        }
     }
 }

@@ -69,7 +69,7 @@ pub fn write(ports: &mut [Port; 2], me: usize, offset: u64, data: &[u8]) {
                     command.nic_interface = NIC_DISABLED;
                     ports[me].faults.assert = 0;
                     start_over(ports, me);
-                } else if moved {
+                } else if moved || command.nic_interface == NIC_DISABLED {
                     start_over(ports, me);
                 }
             }
@@ -119,9 +119,20 @@ mod tests {
         assert_eq!(ports[0].command.address, 0x1_2345_6000);
         assert_eq!(word(&ports[0], CMDQ_ADDR_LOW), 0x2345_6056);
         ports[0].hca.pds.insert(()).unwrap();
-        write(&mut ports, 0, CMDQ_ADDR_LOW, &0x2345_6100u32.to_be_bytes());
-        assert_eq!(word(&ports[0], CMDQ_ADDR_LOW), 0x2345_6156, "nic_interface");
+        write(&mut ports, 0, CMDQ_ADDR_LOW, &0x2345_6200u32.to_be_bytes());
+        assert_eq!(word(&ports[0], CMDQ_ADDR_LOW), 0x2345_6256, "nic_interface");
         assert!(ports[0].hca.pds.get(1).is_some(), "the same queue");
+    }
+
+    /// As `mlx5_cmd_fast_teardown_hca()` ends it.
+    #[test]
+    fn disabling_the_interface_drops_everything() {
+        let mut ports = [port(0x1000), port(0x1000)];
+        ports[0].hca.pds.insert(()).unwrap();
+        let disabled = (NIC_DISABLED << 8).to_be_bytes();
+        write(&mut ports, 0, CMDQ_ADDR_LOW, &disabled);
+        assert_eq!(word(&ports[0], CMDQ_ADDR_LOW) >> 8 & 7, NIC_DISABLED);
+        assert!(ports[0].hca.pds.get(1).is_none());
     }
 
     /// As `mlx5_error_sw_reset()` goes about it.

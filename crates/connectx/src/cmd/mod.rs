@@ -190,8 +190,8 @@ fn handler(opcode: u16) -> Option<Handler> {
         opcode::ENABLE_HCA
         | opcode::DISABLE_HCA
         | opcode::INIT_HCA
-        | opcode::TEARDOWN_HCA
         | opcode::MANAGE_PAGES => hca::accept,
+        opcode::TEARDOWN_HCA => hca::teardown,
         opcode::CREATE_MKEY => alloc::create_mkey,
         opcode::DESTROY_MKEY => alloc::destroy_mkey,
         opcode::ALLOC_PD => alloc::alloc_pd,
@@ -242,4 +242,22 @@ fn handler(opcode: u16) -> Option<Handler> {
         opcode::ACCESS_REG => register::access,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+
+    /// A port of `model` without memory.
+    pub(super) fn port_of(model: &'static dyn Model) -> Port {
+        Port::new(model, [2, 0, 0, 0, 0, 1])
+    }
+
+    /// Executes a command; returns `length` bytes of output.
+    pub(super) fn command(port: &mut Port, input: &[u8], length: usize) -> Vec<u8> {
+        let mut output = vec![0; length];
+        execute(port, Input(Fields(input)), &mut output);
+        output
+    }
 }

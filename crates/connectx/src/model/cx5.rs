@@ -48,6 +48,9 @@ const GENERAL: &[Capability] = &[
     (0x1c, 31, 24, 16),
     (0x1c, 21, 16, 20),
     (0x1c, 3, 0, 7),
+    // fast_teardown, force_teardown
+    (0x1c, 4, 4, 1),
+    (0x20, 15, 15, 1),
     // vport_group_manager, nic_flow_table
     (0x34, 31, 31, 1),
     (0x34, 25, 25, 1),
