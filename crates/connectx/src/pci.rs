@@ -32,6 +32,9 @@ const PCIE_DEVICE_CONTROL: usize = PCIE + 0x08;
 const FUNCTION_RESET_CAP: u32 = 1 << 28;
 const FUNCTION_RESET: u16 = 1 << 15;
 const MSIX: usize = 0x80;
+const POWER: usize = 0x90;
+const POWER_CONTROL: usize = POWER + 0x04;
+const POWER_STATE: u8 = 0b11;
 
 /// What a write to configuration space asks of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub enum Effect {
     None,
     /// Reset the function.
     Reset,
+    /// Stop: it is not powered up any longer.
+    Sleep,
 }
 
 /// Configuration space: its bytes, and which bits of them can be written.
@@ -71,6 +76,7 @@ impl ConfigSpace {
         space.allow(0x3c, &[0xff]);
         space.pci_express();
         space.msix();
+        space.power_management();
         space
     }
 
@@ -96,8 +102,16 @@ impl ConfigSpace {
         self.set16(PCIE + 0x30, SPEED as u16);
     }
 
+    /// Version 3, states D0 and D3hot only, no wake-up. Coming back from D3hot is a reset.
+    fn power_management(&mut self) {
+        self.set8(POWER, 0x01);
+        self.set16(POWER + 2, 0x0003);
+        self.allow(POWER_CONTROL, &[POWER_STATE]);
+    }
+
     fn msix(&mut self) {
         self.set8(MSIX, 0x11);
+        self.set8(MSIX + 1, POWER as u8);
         self.set16(MSIX + 2, VECTORS - 1);
         // Enable and function mask.
         self.allow(MSIX + 2, &0xc000u16.to_le_bytes());
@@ -121,6 +135,7 @@ impl ConfigSpace {
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Effect {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let mut effect = Effect::None;
+        let power = self.bytes[POWER_CONTROL] & POWER_STATE;
         for (i, &byte) in data.iter().enumerate() {
             let at = start.saturating_add(i);
             if let (Some(old), Some(mask)) = (self.bytes.get_mut(at), self.writable.get(at)) {
@@ -130,7 +145,12 @@ impl ConfigSpace {
                 effect = Effect::Reset;
             }
         }
-        effect
+        match (power, self.bytes[POWER_CONTROL] & POWER_STATE) {
+            (0, 0) => effect,
+            (_, 0) => Effect::Reset,
+            (0, _) => Effect::Sleep,
+            _ => effect,
+        }
     }
 
     fn allow(&mut self, at: usize, mask: &[u8]) {
@@ -181,7 +201,7 @@ mod tests {
             ids.push(header & 0xff);
             at = header >> 8 & 0xff;
         }
-        assert_eq!(ids, [0x10, 0x11]);
+        assert_eq!(ids, [0x10, 0x11, 0x01]);
     }
 
     #[test]
@@ -194,6 +214,18 @@ mod tests {
             Effect::Reset
         );
         assert_eq!(read32(&space, control) & 0xffff, 0x2810);
+    }
+
+    #[test]
+    fn power_is_taken_away_and_its_return_is_a_reset() {
+        let mut space = ConfigSpace::new(&CX5);
+        let control = POWER_CONTROL as u64;
+        assert_eq!(space.write(control, &[3, 0]), Effect::Sleep);
+        assert_eq!(space.write(control, &[3, 0]), Effect::None);
+        assert_eq!(read32(&space, control) & 3, 3);
+        assert_eq!(space.write(control, &[0, 0]), Effect::Reset);
+        assert_eq!(space.write(control, &[0, 0]), Effect::None);
+        assert_eq!(read32(&space, control) & 1 << 3, 0, "no soft reset");
     }
 
     #[test]

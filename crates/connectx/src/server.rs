@@ -163,8 +163,14 @@ impl ServerBackend for Backend {
                 let effect = self.cable.ports.write()[self.port]
                     .config
                     .write(offset, data);
-                if effect == Effect::Reset {
-                    self.reset_port();
+                match effect {
+                    Effect::None => {}
+                    Effect::Reset => self.reset_port(),
+                    Effect::Sleep => {
+                        let mut ports = self.cable.ports.write();
+                        ports[self.port].start_over();
+                        link::update(&mut ports);
+                    }
                 }
             }
             VFIO_PCI_BAR0_REGION_INDEX if offset < Self::UARS => {
