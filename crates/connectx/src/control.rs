@@ -375,7 +375,7 @@ mod tests {
                 .ports
                 .read()
                 .iter()
-                .all(|port| port.link_up == expected)
+                .all(|port| port.link_up() == expected)
         };
         Request::Link { up: true }.run(&cable).unwrap();
         assert!(up(true));

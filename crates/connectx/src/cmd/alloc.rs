@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Commands about objects that are little more than a number.
 
-use std::sync::atomic::Ordering;
-
 use super::{Input, Output, Result};
 use crate::bits::ctx::{MkeyContext, MkeyPages};
 use crate::bits::op::Refusal;
@@ -121,9 +119,9 @@ pub fn query_counters(port: &mut Port, input: Input<'_>, output: &mut Output<'_>
         .get(input.0.bits(0x1c, 7, 0))
         .ok_or(Refusal::resource("no such counter set"))?;
     let out_of_buffer = if clear {
-        set.out_of_buffer.swap(0, Ordering::Relaxed)
+        set.out_of_buffer.take()
     } else {
-        set.out_of_buffer.load(Ordering::Relaxed)
+        set.out_of_buffer.get()
     };
     // The counter has 32 bits and wraps.
     output.0.set_u32(0x30, out_of_buffer as u32);

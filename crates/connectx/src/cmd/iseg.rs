@@ -68,6 +68,7 @@ pub fn write(ports: &mut [Port; 2], me: usize, offset: u64, data: &[u8]) {
                     // At once: nobody sees it going on.
                     command.nic_interface = NIC_DISABLED;
                     ports[me].faults.assert = 0;
+                    ports[me].physical.reset();
                     start_over(ports, me);
                 } else if moved || command.nic_interface == NIC_DISABLED {
                     start_over(ports, me);

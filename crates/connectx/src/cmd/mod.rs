@@ -6,9 +6,12 @@
 
 mod alloc;
 mod hca;
+mod physical;
+mod plug;
 mod queue;
 mod receive;
 mod register;
+mod statistics;
 mod steering;
 mod vport;
 
@@ -187,10 +190,9 @@ fn handler(opcode: u16) -> Option<Handler> {
         opcode::QUERY_PAGES => hca::query_pages,
         opcode::QUERY_ISSI => hca::query_issi,
         opcode::SET_ISSI => hca::set_issi,
-        opcode::ENABLE_HCA
-        | opcode::DISABLE_HCA
-        | opcode::INIT_HCA
-        | opcode::MANAGE_PAGES => hca::accept,
+        opcode::ENABLE_HCA | opcode::DISABLE_HCA | opcode::INIT_HCA | opcode::MANAGE_PAGES => {
+            hca::accept
+        }
         opcode::TEARDOWN_HCA => hca::teardown,
         opcode::CREATE_MKEY => alloc::create_mkey,
         opcode::DESTROY_MKEY => alloc::destroy_mkey,
@@ -235,10 +237,10 @@ fn handler(opcode: u16) -> Option<Handler> {
         opcode::QUERY_VPORT_STATE => vport::query_state,
         opcode::QUERY_NIC_VPORT_CONTEXT => vport::query_context,
         opcode::MODIFY_NIC_VPORT_CONTEXT => vport::modify_context,
-        opcode::QUERY_VPORT_COUNTER => vport::query_counters,
+        opcode::QUERY_VPORT_COUNTER => statistics::query_vport,
         opcode::ADD_VXLAN_UDP_DPORT => vport::add_vxlan_port,
         opcode::DELETE_VXLAN_UDP_DPORT => vport::delete_vxlan_port,
-        opcode::QUERY_VNIC_ENV => hca::accept,
+        opcode::QUERY_VNIC_ENV => statistics::query_vnic_environment,
         opcode::ACCESS_REG => register::access,
         _ => return None,
     })

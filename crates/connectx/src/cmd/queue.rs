@@ -82,7 +82,8 @@ pub fn destroy_cq(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Resu
 pub fn modify_cq(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
     const PERIOD: u32 = 1 << 0;
     const COUNT: u32 = 1 << 1;
-    if input.0.u32(0x0c) & !(PERIOD | COUNT) != 0 {
+    const PERIOD_MODE: u32 = 1 << 4;
+    if input.0.u32(0x0c) & !(PERIOD | COUNT | PERIOD_MODE) != 0 {
         return Err(Refusal::param(
             "completion queue: only moderation can be changed",
         ));

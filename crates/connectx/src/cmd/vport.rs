@@ -4,7 +4,6 @@
 use super::{Input, Output, Result};
 use crate::bits::Fields;
 use crate::bits::op::{Refusal, Status};
-use crate::obj::counter::Traffic;
 use crate::obj::port::{MAX_VXLAN_PORTS, Mac, Port};
 
 /// Offsets in `struct mlx5_ifc_nic_vport_context_bits`.
@@ -39,7 +38,7 @@ impl TryFrom<u32> for List {
 pub fn query_state(port: &mut Port, _: Input<'_>, output: &mut Output<'_>) -> Result {
     let admin = u32::from(port.hca.vport.admin_up);
     output.0.set_bits(0x0c, 7, 4, admin);
-    output.0.set_bits(0x0c, 3, 0, u32::from(port.link_up));
+    output.0.set_bits(0x0c, 3, 0, u32::from(port.link_up()));
     Ok(())
 }
 
@@ -150,19 +149,5 @@ pub fn delete_vxlan_port(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) 
     let (ports, deleted) = (&mut port.hca.vxlan_ports, input.0.u16(0x0e));
     let at = ports.iter().position(|port| *port == deleted);
     ports.swap_remove(at.ok_or(Refusal::resource("no such VXLAN port"))?);
-    Ok(())
-}
-
-pub fn query_counters(port: &mut Port, _: Input<'_>, output: &mut Output<'_>) -> Result {
-    // Broadcast, unicast, multicast; each received and sent, packets and octets.
-    let (received, sent) = (port.received.get(), port.sent.get());
-    let mut at = 0x70;
-    for cast in [2, 0, 1] {
-        for Traffic { frames, bytes } in [&received, &sent] {
-            output.0.set_u64(at, frames[cast]);
-            output.0.set_u64(at + 8, bytes[cast]);
-            at += 16;
-        }
-    }
     Ok(())
 }

@@ -15,13 +15,13 @@ use parking_lot::{Condvar, Mutex};
 use super::gather::Cursor;
 use super::link::{Cable, peer};
 use super::packet::Headers;
-use super::rx::{Frame, Outcome, Route, receive, route};
+use super::rx::{Frame, Outcome, Route, from_cable, route};
 use super::tx::{self, Step};
 use crate::fault::wire::Wire;
 use crate::mem::Slice;
-use crate::obj::counter::Traffic;
+use crate::obj::counter::{Traffic, Wired};
 use crate::obj::cq::Cq;
-use crate::obj::flow::MatchKey;
+use crate::obj::flow::{MatchKey, Unwanted};
 use crate::obj::port::Port;
 
 /// Packets that are moved with the lock held.
@@ -140,8 +140,12 @@ pub struct Batch<'p> {
     pub routes: Routes<'p>,
     /// Frames sent by this engine's port.
     pub sent: Traffic,
-    /// Frames received, by port.
-    pub traffic: [Traffic; 2],
+    /// Those of them that it received itself.
+    pub looped: Traffic,
+    /// Those that went to the cable.
+    pub wired: Wired,
+    /// Frames that came out of the cable at the other port.
+    pub arrived: Wired,
     due: Vec<(&'p Port, &'p Cq)>,
 }
 
@@ -158,27 +162,30 @@ impl<'p> Batch<'p> {
         for (port, cq) in self.due {
             cq.notify(port);
         }
-        ports[me].sent.add(&self.sent);
-        for (port, traffic) in ports.iter().zip(&self.traffic) {
-            port.received.add(traffic);
-        }
+        let (here, there) = (&ports[me], &ports[peer(me)]);
+        here.counters.sent.add(&self.sent);
+        here.counters.looped.add(&self.looped);
+        here.counters.received.add(&self.looped);
+        here.physical.counters.sent.add(&self.wired);
+        there.physical.counters.received.add(&self.arrived);
+        there.counters.received.add(&self.arrived.traffic);
     }
 }
 
 /// Remembers where the last packet went: the next one most often goes there too.
 #[derive(Default)]
 pub struct Routes<'p> {
-    last: Option<(usize, MatchKey, Option<Route<'p>>)>,
+    last: Option<(usize, MatchKey, Result<Route<'p>, Unwanted>)>,
 }
 
 impl<'p> Routes<'p> {
-    /// Where port `to` wants a packet, if anywhere.
+    /// Where port `to` wants a packet, if anywhere, and why not.
     pub fn find(
         &mut self,
         ports: &'p [Port; 2],
         to: usize,
         headers: &Headers,
-    ) -> Option<Route<'p>> {
+    ) -> Result<Route<'p>, Unwanted> {
         let key = headers.match_key();
         match &self.last {
             // All that routes depend on is in the key, and the tables cannot change during a batch.
@@ -311,7 +318,7 @@ fn arrive<'p>(
             return wire.next_due();
         };
         // What was on the cable when it went dark is lost.
-        if !ports[peer(me)].link_up {
+        if !ports[peer(me)].link_up() {
             continue;
         }
         let frame = Frame {
@@ -321,8 +328,9 @@ fn arrive<'p>(
             fill: None,
             lie: flying.lie,
         };
-        let patient = now - flying.due < pause;
-        if receive(ports, peer(me), frame, batch, patient) == Outcome::Blocked {
+        let (here, there) = (&ports[me].physical, &ports[peer(me)].physical);
+        let patient = there.can_pause(here) && now - flying.due < pause;
+        if from_cable(ports, peer(me), frame, batch, patient) == Outcome::Blocked {
             wire.put_back(flying);
             return Some(now + RETRY);
         }

@@ -72,12 +72,19 @@ pub fn peer(port: usize) -> usize {
     1 - port
 }
 
-/// Brings the link up when both ends want it up and give light, and down when one does not; tells both drivers.
+/// Brings the link up when both ends want it up, give light and agree on how, and down when one does not want it or is dark;
+/// tells both drivers. A link that is up stays as it is.
 pub fn update(ports: &mut [Port; 2]) {
-    let up = ports
+    let lit = ports
         .iter()
         .all(|port| port.hca.vport.admin_up && !port.faults.dark && port.faults.assert == 0);
-    for port in ports {
-        port.set_link(up);
+    let [a, b] = ports;
+    if !lit || a.link_up() != b.link_up() {
+        a.set_link(None);
+        b.set_link(None);
+    }
+    if lit && !a.link_up() {
+        a.set_link(a.physical.agree(&b.physical));
+        b.set_link(b.physical.agree(&a.physical));
     }
 }

@@ -352,6 +352,14 @@ impl<'a> Headers<'a> {
     }
 }
 
+/// The control information of the outermost VLAN tag of the frame that starts with `head`, if it has one.
+pub fn tag_of(head: &[u8]) -> Option<u16> {
+    match be16(head, ETHERNET - 2)? {
+        TYPE_CVLAN | TYPE_SVLAN => be16(head, ETHERNET),
+        _ => None,
+    }
+}
+
 /// Where the IPv4 header that starts at `at` ends, at most at the end of `bytes`.
 fn ipv4_end(bytes: &[u8], at: usize) -> usize {
     (at + usize::from(bytes[at] & 0xf) * 4).min(bytes.len())

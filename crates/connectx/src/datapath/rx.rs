@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Receiving: from a frame on the cable to a completion.
 
-use std::sync::atomic::Ordering;
-
 use super::checksum::Sum;
 use super::engine::Batch;
 use super::gather::Cursor;
 use super::packet::{ETHERNET, Headers, Transport, VLAN_TAG};
 use crate::bits::event::{RxInfo, Syndrome};
 use crate::fault::Arrival;
-use crate::obj::counter::{Cast, QueueCounters};
+use crate::obj::counter::{self, QueueCounters};
 use crate::obj::cq::Cq;
-use crate::obj::flow::MatchKey;
+use crate::obj::flow::{MatchKey, Unwanted};
 use crate::obj::port::Port;
 use crate::obj::rq::{NoPlace, Place, Rq, RqState};
 use crate::obj::series::Segment;
@@ -67,19 +65,23 @@ pub struct Route<'p> {
 }
 
 /// Finds out where `port` wants a packet.
-pub fn route<'p>(port: &'p Port, headers: &Headers, key: &MatchKey) -> Option<Route<'p>> {
+pub fn route<'p>(port: &'p Port, headers: &Headers, key: &MatchKey) -> Result<Route<'p>, Unwanted> {
     let (tirn, flow_tag) = port.hca.steering.walk(key)?;
-    let (rqn, hash, hash_type) = port.hca.tirs.get(tirn)?.select(&port.hca.rqts, headers)?;
-    let rq = port.hca.rqs.get(rqn)?;
-    let cq = port.hca.cqs.get(rq.cqn)?;
-    Some(Route {
-        rq,
-        cq,
-        counters: port.hca.counters.get(rq.counters),
-        hash,
-        hash_type,
-        flow_tag,
-    })
+    let queue = || {
+        let tir = port.hca.tirs.get(tirn)?;
+        let (rqn, hash, hash_type) = tir.select(&port.hca.rqts, headers)?;
+        let rq = port.hca.rqs.get(rqn)?;
+        let cq = port.hca.cqs.get(rq.cqn)?;
+        Some(Route {
+            rq,
+            cq,
+            counters: port.hca.counters.get(rq.counters),
+            hash,
+            hash_type,
+            flow_tag,
+        })
+    };
+    queue().ok_or(Unwanted::Dropped)
 }
 
 /// What the checksum engine has to know of the headers before they change.
@@ -156,6 +158,28 @@ impl Transported {
     }
 }
 
+/// Takes `frame` off the cable at port `to`, and counts it. `patient` says that the sender can wait for a buffer.
+pub fn from_cable<'p>(
+    ports: &'p [Port; 2],
+    to: usize,
+    frame: Frame<'_, 'p>,
+    batch: &mut Batch<'p>,
+    patient: bool,
+) -> Outcome {
+    const FCS: usize = 4;
+    let total = frame.head.len() + frame.length;
+    if total + FCS > usize::from(ports[to].hca.vport.port_mtu) {
+        ports[to].physical.counters.oversize.add(1);
+        return Outcome::Done;
+    }
+    let counted = counter::Frame::of(frame.head, total);
+    let outcome = receive(ports, to, frame, batch, patient);
+    if outcome == Outcome::Done {
+        batch.arrived.count(&counted);
+    }
+    outcome
+}
+
 /// Delivers `frame` to port `to`. `patient` says that the sender can wait for a buffer.
 pub fn receive<'p>(
     ports: &'p [Port; 2],
@@ -166,9 +190,16 @@ pub fn receive<'p>(
 ) -> Outcome {
     let port = &ports[to];
     let headers = Headers::parse(frame.head);
-    let Some(route) = batch.routes.find(ports, to, &headers) else {
-        port.discarded.fetch_add(1, Ordering::Relaxed);
-        return Outcome::Done;
+    let route = match batch.routes.find(ports, to, &headers) {
+        Ok(route) => route,
+        Err(unwanted) => {
+            let counter = match unwanted {
+                Unwanted::Missed => &port.counters.missed,
+                Unwanted::Dropped => &port.counters.dropped,
+            };
+            counter.add(1);
+            return Outcome::Done;
+        }
     };
     let mut state = route.rq.state.lock();
     let stripped = headers.cvlan().filter(|_| !route.rq.keep_vlan);
@@ -191,12 +222,12 @@ pub fn receive<'p>(
         Err(NoPlace::Wait | NoPlace::Starved) => {
             state.starved = true;
             if let Some(counters) = route.counters {
-                counters.out_of_buffer.fetch_add(1, Ordering::Relaxed);
+                counters.out_of_buffer.add(1);
             }
             return Outcome::Done;
         }
         Err(NoPlace::Discard) => {
-            port.discarded.fetch_add(1, Ordering::Relaxed);
+            port.counters.too_large.add(1);
             return Outcome::Done;
         }
     };
@@ -211,7 +242,6 @@ pub fn receive<'p>(
         ..RxInfo::default()
     };
     let transported = Transported::of(&headers, total);
-    let cast = Cast::of(frame.head);
     let lie = frame.lie;
     let mut info = store(
         frame,
@@ -224,7 +254,6 @@ pub fn receive<'p>(
         info.l4_ok = !info.l4_ok;
         info.checksum = !info.checksum;
     }
-    batch.traffic[to].count(cast, total);
     complete(port, &route, &mut state, &place, &info, batch);
     Outcome::Done
 }

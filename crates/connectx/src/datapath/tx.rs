@@ -9,7 +9,7 @@ use super::engine::Batch;
 use super::gather::Cursor;
 use super::link::peer;
 use super::packet::{ETHERNET, Headers, Ip, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum};
-use super::rx::{Frame, Outcome, Transported, receive};
+use super::rx::{Frame, Outcome, Transported, from_cable, receive};
 use super::tso;
 use crate::bits::ctx::QueueState;
 use crate::bits::event::{Cqe, Syndrome};
@@ -17,7 +17,7 @@ use crate::bits::umr::Umr;
 use crate::bits::wqe::{BASIC_BLOCK, Control, Data, Ethernet, MAX_SEND, SEGMENT, SendOp};
 use crate::fault::wire::{Full, Wire};
 use crate::mem::{Access, Slice};
-use crate::obj::counter::Cast;
+use crate::obj::counter;
 use crate::obj::port::{MAX_MTU, Port};
 use crate::obj::sq::{Sq, SqState};
 
@@ -369,7 +369,7 @@ impl<'p> Sender<'_, 'p> {
             head[taken + length..MIN_FRAME].fill(0);
             (taken, length) = (MIN_FRAME, 0);
         }
-        let cast = Cast::of(&head[..]);
+        let counted = counter::Frame::of(&head[..taken], taken + length);
         let frame = Frame {
             head: &mut head[..taken],
             body,
@@ -377,40 +377,81 @@ impl<'p> Sender<'_, 'p> {
             fill,
             lie: false,
         };
-        let to = destination(self.ports, self.me, frame.head);
-        if let (Some(wire), true) = (&mut self.wire, to == Some(peer(self.me))) {
-            if wire.send(Instant::now(), frame.flatten()) == Err(Full) {
-                return Err(Stop::Blocked);
+        match destination(self.ports, self.me, frame.head) {
+            Destination::Nowhere => self.ports[self.me].physical.counters.unsent.add(1),
+            Destination::Back => {
+                let patient = self.waits(state);
+                if receive(self.ports, self.me, frame, self.batch, patient) == Outcome::Blocked {
+                    state.blocked_since.get_or_insert_with(Instant::now);
+                    return Err(Stop::Blocked);
+                }
+                self.batch.looped.count(&counted);
             }
-        } else if let Some(to) = to {
-            let patient = state
-                .blocked_since
-                .is_none_or(|since| since.elapsed() < self.pause);
-            if receive(self.ports, to, frame, self.batch, patient) == Outcome::Blocked {
-                state.blocked_since.get_or_insert_with(Instant::now);
-                return Err(Stop::Blocked);
+            Destination::Cable => {
+                match &mut self.wire {
+                    Some(wire) => wire
+                        .send(Instant::now(), frame.flatten())
+                        .map_err(|Full| Stop::Blocked)?,
+                    None => self.deliver(state, frame)?,
+                }
+                self.batch.wired.count(&counted);
             }
         }
+        self.batch.sent.count(&counted);
         state.blocked_since = None;
-        self.batch.sent.count(cast, taken + length);
+        Ok(())
+    }
+
+    /// Whether the frame at hand may wait for a buffer, still.
+    fn waits(&self, state: &SqState) -> bool {
+        let since = state.blocked_since;
+        since.is_none_or(|since| since.elapsed() < self.pause)
+    }
+
+    /// Puts a frame straight into the other port's memory. Without a buffer there, that port tells this one to pause, and in the
+    /// end to go on.
+    fn deliver(&mut self, state: &mut SqState, frame: Frame<'_, 'p>) -> Result<(), Stop> {
+        let to = peer(self.me);
+        let [here, there] = [self.me, to].map(|port| &self.ports[port].physical);
+        let patient = there.can_pause(here) && self.waits(state);
+        let outcome = from_cable(self.ports, to, frame, self.batch, patient);
+        let blocked = outcome == Outcome::Blocked;
+        if blocked != state.blocked_since.is_some() {
+            there.counters.pausing.add(1);
+            here.counters.paused.add(1);
+        }
+        if blocked {
+            state.blocked_since.get_or_insert_with(Instant::now);
+            return Err(Stop::Blocked);
+        }
+        if let Some(since) = state.blocked_since {
+            let microseconds = since.elapsed().as_micros() as u64;
+            there.counters.pausing_us.add(microseconds);
+            here.counters.paused_us.add(microseconds);
+        }
         Ok(())
     }
 }
 
-/// The port that gets a frame: a port that sends to one of its own addresses gets it back.
-fn destination(ports: &[Port; 2], me: usize, head: &[u8]) -> Option<usize> {
+/// Where a frame goes.
+enum Destination {
+    /// Back to the port that sends it.
+    Back,
+    /// To the other end of the cable.
+    Cable,
+    /// There is no link.
+    Nowhere,
+}
+
+/// A port that sends to one of its own addresses gets the frame back.
+fn destination(ports: &[Port; 2], me: usize, head: &[u8]) -> Destination {
     let port = &ports[me];
-    if port
-        .hca
-        .vport
-        .unicast
-        .iter()
-        .any(|mac| head.starts_with(mac))
-    {
-        Some(me)
-    } else if port.link_up {
-        Some(peer(me))
+    let own = &port.hca.vport.unicast;
+    if own.iter().any(|mac| head.starts_with(mac)) {
+        Destination::Back
+    } else if port.link_up() {
+        Destination::Cable
     } else {
-        None
+        Destination::Nowhere
     }
 }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! ConnectX-5: cyclic receive queues, checksum and segmentation offload, RSS, flow steering.
 
-use super::{Capability, CapabilityType, Model};
+use super::eeprom::QSFP28;
+use super::rates::UP_TO_100G;
+use super::{Capability, CapabilityType, EEPROM_SIZE, Model};
+use crate::obj::physical::Rate;
 
 /// The ConnectX-5 profile.
 pub const CX5: Cx5 = Cx5;
@@ -21,6 +24,14 @@ impl Model for Cx5 {
 
     fn psid(&self) -> &'static str {
         "NGP0000000005"
+    }
+
+    fn rates(&self) -> &'static [Rate] {
+        UP_TO_100G
+    }
+
+    fn eeprom(&self) -> &'static [u8; EEPROM_SIZE] {
+        &QSFP28
     }
 
     fn capabilities(&self, kind: CapabilityType) -> Vec<Capability> {
@@ -51,18 +62,24 @@ const GENERAL: &[Capability] = &[
     // fast_teardown, force_teardown
     (0x1c, 4, 4, 1),
     (0x20, 15, 15, 1),
+    // eth_wqe_too_small, a counter
+    (0x24, 13, 13, 1),
     // vport_group_manager, nic_flow_table
     (0x34, 31, 31, 1),
     (0x34, 25, 25, 1),
+    // mcam_reg, pcam_reg, beacon_led
+    (0x34, 22, 21, 3),
+    (0x34, 10, 10, 1),
     // port_type (1 = Ethernet), num_ports
     (0x34, 9, 8, 1),
     (0x34, 7, 0, 1),
     // eth_net_offloads
     (0x40, 3, 3, 1),
-    // cq_oi, cq_resize, cq_moderation
+    // cq_oi, cq_resize, cq_moderation, cq_period_mode_modify
     (0x44, 31, 31, 1),
     (0x44, 30, 30, 1),
     (0x44, 29, 29, 1),
+    (0x44, 28, 28, 1),
     // log_pg_sz
     (0x48, 7, 0, 12),
     // log_bf_reg_size
@@ -75,6 +92,9 @@ const GENERAL: &[Capability] = &[
     // log_max_transport_domain, log_max_pd
     (0x64, 28, 24, 16),
     (0x64, 20, 16, 16),
+    // vport_counter_local_loopback, nic_receive_steering_discard: counters
+    (0x64, 7, 7, 1),
+    (0x68, 31, 31, 1),
     // log_max_rq, log_max_sq, log_max_tir, log_max_tis
     (0x6c, 28, 24, 14),
     (0x6c, 20, 16, 14),

@@ -2,7 +2,10 @@
 //! ConnectX-7: all of [`super::CX5`], and striding receive queues whose memory is mapped by UMR,
 //! header split and hardware GRO (SHAMPO).
 
-use super::{CX5, Capability, CapabilityType, Model};
+use super::eeprom::QSFP112;
+use super::rates::UP_TO_400G;
+use super::{CX5, Capability, CapabilityType, EEPROM_SIZE, Model};
+use crate::obj::physical::Rate;
 
 /// The ConnectX-7 profile.
 pub const CX7: Cx7 = Cx7;
@@ -22,6 +25,14 @@ impl Model for Cx7 {
 
     fn psid(&self) -> &'static str {
         "NGP0000000007"
+    }
+
+    fn rates(&self) -> &'static [Rate] {
+        UP_TO_400G
+    }
+
+    fn eeprom(&self) -> &'static [u8; EEPROM_SIZE] {
+        &QSFP112
     }
 
     fn capabilities(&self, kind: CapabilityType) -> Vec<Capability> {

@@ -3,12 +3,17 @@
 
 mod cx5;
 mod cx7;
+mod eeprom;
+mod rates;
 
 pub use cx5::CX5;
 pub use cx7::CX7;
 
 use crate::bits::FieldsMut;
+use crate::obj::physical::Rate;
 
+/// Bytes of a plug's EEPROM: the lower page, and upper page 0.
+pub const EEPROM_SIZE: usize = 256;
 /// Bytes of one capability structure (`union mlx5_ifc_hca_cap_union_bits`).
 pub const CAPABILITY_SIZE: usize = 4096;
 
@@ -60,6 +65,10 @@ pub trait Model: Send + Sync {
     fn firmware(&self) -> (u16, u16, u16);
     /// Parameter set id, up to 16 characters.
     fn psid(&self) -> &'static str;
+    /// Speeds of the port, fastest first.
+    fn rates(&self) -> &'static [Rate];
+    /// What is in the EEPROM of the plug in its port.
+    fn eeprom(&self) -> &'static [u8; EEPROM_SIZE];
     /// The fields of a capability structure that are not zero.
     fn capabilities(&self, kind: CapabilityType) -> Vec<Capability>;
 }

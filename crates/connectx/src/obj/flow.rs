@@ -41,6 +41,15 @@ pub enum Action {
     Tir(u32),
 }
 
+/// Why nobody receives a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwanted {
+    /// No rule matches it.
+    Missed,
+    /// A rule says so, or leads nowhere.
+    Dropped,
+}
+
 /// A rule: one entry of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
@@ -215,26 +224,19 @@ const MAX_HOPS: usize = 64;
 impl Steering {
     /// The TIR that receives a packet with header fields `key` and its flow tag, unless the
     /// packet is dropped.
-    pub fn walk(&self, key: &MatchKey) -> Option<(u32, u32)> {
-        let mut action = Action::Table(self.root?);
-        let mut tag = 0;
+    pub fn walk(&self, key: &MatchKey) -> Result<(u32, u32), Unwanted> {
+        let mut number = self.root.ok_or(Unwanted::Missed)?;
         for _ in 0..MAX_HOPS {
-            match action {
-                Action::Drop => return None,
-                Action::Tir(tir) => return Some((tir, tag)),
-                Action::Table(number) => {
-                    let table = self.tables.get(number)?;
-                    action = match table.lookup(key) {
-                        Some(rule) => {
-                            tag = rule.tag;
-                            rule.action
-                        }
-                        None => table.miss,
-                    };
-                }
-            }
+            let table = self.tables.get(number).ok_or(Unwanted::Dropped)?;
+            let rule = table.lookup(key);
+            number = match rule.map_or(table.miss, |rule| rule.action) {
+                Action::Tir(tir) => return Ok((tir, rule.map_or(0, |rule| rule.tag))),
+                Action::Drop if rule.is_none() => return Err(Unwanted::Missed),
+                Action::Drop => return Err(Unwanted::Dropped),
+                Action::Table(next) => next,
+            };
         }
-        None
+        Err(Unwanted::Dropped)
     }
 }
 
@@ -323,7 +325,7 @@ mod tests {
     #[test]
     fn misses_go_on_and_loops_end() {
         let mut steering = Steering::default();
-        assert_eq!(steering.walk(&key(&[])), None, "no root");
+        assert_eq!(steering.walk(&key(&[])), Err(Unwanted::Missed), "no root");
         let last = steering
             .tables
             .insert(FlowTable::new(0, Action::Drop).unwrap())
@@ -334,7 +336,7 @@ mod tests {
             .insert(FlowTable::new(0, miss).unwrap())
             .unwrap();
         steering.root = Some(first);
-        assert_eq!(steering.walk(&key(&[])), None);
+        assert_eq!(steering.walk(&key(&[])), Err(Unwanted::Missed));
         let table = steering.tables.get_mut(last).unwrap();
         let group = table.add_group(0, 0, MatchKey::default()).unwrap();
         let to = Rule {
@@ -342,9 +344,12 @@ mod tests {
             tag: 0x77,
         };
         table.set_rule(0, group, MatchKey::default(), to).unwrap();
-        assert_eq!(steering.walk(&key(&[])), Some((5, 0x77)));
+        assert_eq!(steering.walk(&key(&[])), Ok((5, 0x77)));
         *steering.tables.get_mut(last).unwrap().rule_mut(0).unwrap() = rule(Action::Table(first));
-        assert_eq!(steering.walk(&key(&[])), None, "a loop");
+        let dropped = Err(Unwanted::Dropped);
+        assert_eq!(steering.walk(&key(&[])), dropped, "a loop");
+        *steering.tables.get_mut(last).unwrap().rule_mut(0).unwrap() = rule(Action::Drop);
+        assert_eq!(steering.walk(&key(&[])), dropped, "a rule");
     }
 
     #[test]

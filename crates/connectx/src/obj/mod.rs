@@ -11,6 +11,7 @@ pub mod cq;
 pub mod eq;
 pub mod flow;
 pub mod mkey;
+pub mod physical;
 pub mod port;
 pub mod ring;
 pub mod rq;

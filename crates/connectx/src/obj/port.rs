@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A port: one PCI function with everything behind it.
 
-use std::sync::atomic::AtomicU64;
-
 use tracing::debug;
 
 use super::Table;
-use super::counter::{QueueCounters, TrafficTotal};
+use super::counter::{QueueCounters, VportCounters};
 use super::cq::Cq;
 use super::eq::{Eq, Interrupts};
 use super::flow::Steering;
 use super::mkey::{KeyFault, Mkey};
+use super::physical::{Agreement, Physical};
 use super::rq::Rq;
 use super::sq::Sq;
 use super::tir::{Rqt, Tir};
@@ -34,8 +33,8 @@ pub struct Bus {
 /// A hardware address.
 pub type Mac = [u8; 6];
 
-/// Length of the largest frame that the port can be set to, FCS and two VLAN tags included.
-pub const MAX_MTU: u16 = 10022;
+/// Length of the largest frame that the port can be set to, FCS included.
+pub const MAX_MTU: u16 = 10000;
 
 /// The UDP port that IANA gave to VXLAN: known without being told.
 const VXLAN_PORT: u16 = 4789;
@@ -57,14 +56,10 @@ pub struct Port {
     pub bus: Bus,
     /// What the driver has created. Starting over drops all of it.
     pub hca: Hca,
-    /// The cable carries signal, as the driver was last told.
-    pub link_up: bool,
-    /// Frames received.
-    pub received: TrafficTotal,
-    /// Frames sent.
-    pub sent: TrafficTotal,
-    /// Frames that were dropped on arrival because no rule wanted them, or no entry was large enough.
-    pub discarded: AtomicU64,
+    /// The physical port.
+    pub physical: Physical,
+    /// Statistics of the virtual port.
+    pub counters: VportCounters,
     /// What goes wrong in it, on demand.
     pub faults: PortFaults,
 }
@@ -187,10 +182,8 @@ impl Port {
             command: CommandRegisters::default(),
             bus: Bus::default(),
             hca: Hca::new(model, mac),
-            link_up: false,
-            received: TrafficTotal::default(),
-            sent: TrafficTotal::default(),
-            discarded: AtomicU64::new(0),
+            physical: Physical::new(model.rates()),
+            counters: VportCounters::default(),
             faults: PortFaults::default(),
         }
     }
@@ -200,12 +193,13 @@ impl Port {
     pub fn start_over(&mut self) {
         debug!("objects dropped");
         self.hca = Hca::new(self.model, self.mac);
-        self.link_up = false;
+        self.lose_link();
     }
 
     /// Function-level reset.
     pub fn reset(&mut self) {
         self.start_over();
+        self.physical.reset();
         self.command = CommandRegisters::default();
         self.config = ConfigSpace::new(self.model);
     }
@@ -233,16 +227,30 @@ impl Port {
         }
     }
 
-    /// Tells the driver whether the cable carries signal.
-    pub fn set_link(&mut self, up: bool) {
-        if self.link_up != up {
-            self.link_up = up;
-            let change = if up {
+    /// Whether the cable carries signal.
+    pub fn link_up(&self) -> bool {
+        self.physical.link.is_some()
+    }
+
+    /// Brings the link up or down, and tells the driver of a change.
+    pub fn set_link(&mut self, link: Option<Agreement>) {
+        let change = match (self.link_up(), link) {
+            (false, Some(_)) => {
+                self.physical.link = link;
                 PortChange::Active
-            } else {
+            }
+            (true, None) => {
+                self.lose_link();
                 PortChange::Down
-            };
-            self.event(EventType::PortChange, Eqe::port_change(change));
+            }
+            _ => return,
+        };
+        self.event(EventType::PortChange, Eqe::port_change(change));
+    }
+
+    fn lose_link(&mut self) {
+        if self.physical.link.take().is_some() {
+            self.physical.counters.link_downs.add(1);
         }
     }
 }
@@ -273,11 +281,12 @@ pub(crate) mod tests {
         let mut port = port(0x1000);
         port.hca.pds.insert(()).unwrap();
         port.hca.vport.admin_up = true;
-        port.set_link(true);
+        port.set_link(port.physical.agree(&port.physical));
+        assert!(port.link_up());
         port.command.address = 0x1000;
         port.start_over();
         assert!(port.hca.pds.get(1).is_none());
-        assert!(!port.hca.vport.admin_up && !port.link_up);
+        assert!(!port.hca.vport.admin_up && !port.link_up());
         assert_eq!(
             port.command.address, 0x1000,
             "the new queue's address stays"
