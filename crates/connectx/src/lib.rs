@@ -20,8 +20,8 @@
 //! # What it does
 //! Profile `cx5`: checksums, TSO, RSS (Toeplitz), flow steering with all tables that the
 //! driver makes, VLAN stripping, frames up to 10 KB, receive entries of several pieces,
-//! error completions and queue recovery, function-level reset. What the driver could ask for beyond
-//! that is not in the capabilities, and refused.
+//! error completions and queue recovery, function-level reset, power states; speed, error correction and pause of the physical
+//! port, and all its counters. What the driver could ask for beyond that is not in the capabilities, and refused.
 //!
 //! Profile `cx7`: all of that, and striding receive queues whose memory is mapped by UMR, in pages of
 //! 4 KiB and larger, exact header split for TCP and UDP, and hardware GRO of TCP over IPv4 and IPv6

@@ -65,6 +65,33 @@ proptest! {
         port.accept(Message::new(u32::from(opcode::ALLOC_PD), 16));
     }
 
+    /// What is set of the physical port can be anything, and the link comes up again all the same when both ends are reset.
+    #[test]
+    fn any_register_is_answered(
+        accesses in prop::collection::vec(
+            (0usize..2, prop_oneof![0x5000u32..0x5080, 0x9000u32..0x9080, any::<u32>()], any::<bool>(),
+             prop::collection::vec(word(), 2..70), 0usize..0x140), 1..60),
+        newer in any::<bool>(),
+    ) {
+        const ACCESS_REG: u32 = 0x805;
+        let model: &dyn Model = if newer { &CX7 } else { &CX5 };
+        let setup = Setup::of(model, Duration::ZERO);
+        let ports = [setup.port(0), setup.port(1)];
+        for (which, register, write, words, out) in accesses {
+            let mut message = Message::new(ACCESS_REG, 8)
+                .bits(4, 15, 0, (!write).into())
+                .0;
+            message.extend(register.to_be_bytes());
+            message.extend([0; 4]);
+            message.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+            let (delivery, _) = ports[which].command(&Message(message), out);
+            prop_assert_eq!(delivery, 0);
+        }
+        setup.cable.ports.write().iter_mut().for_each(|port| port.reset());
+        let _again = [setup.port(0), setup.port(1)];
+        prop_assert!(setup.cable.ports.read().iter().all(|port| port.link_up()));
+    }
+
     #[test]
     fn any_entry_of_the_command_queue_is_survived(bytes in prop::collection::vec(any::<u8>(), 64)) {
         let setup = Setup::new(Duration::ZERO);
