@@ -7,6 +7,7 @@ mod driver;
 use std::time::{Duration, Instant};
 
 use connectx::bits::Fields;
+use connectx::datapath::fcs::fcs;
 use driver::{CHECKSUMS, LARGE_SEND, Message, SEND, Setup, eventually, headers, pattern, sum};
 
 const PAUSE: Duration = Duration::from_millis(20);
@@ -158,6 +159,32 @@ fn a_vlan_tag_is_taken_off() {
         (completion[0x1d] & 1, Fields(&completion).u16(0x1e)),
         (1, 0x6007)
     );
+}
+
+#[test]
+fn the_fcs_can_be_kept() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(4), b.cq(4));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
+    b.receive_all(&rq);
+    let modify = Message::new(0x909, 0x110)
+        .bits(0x08, 31, 28, 1)
+        .bits(0x08, 23, 0, rq.rqn)
+        .u64(0x10, 1 << 2)
+        .bits(0x20, 23, 20, 1);
+    b.accept(modify.bits(0x20, 29, 29, 1));
+    let (from, to) = (setup.alloc(4096), setup.alloc(4096));
+    rq.post(&[(2048, to)]);
+    let mut packet = headers(101);
+    packet.extend(pattern(101));
+    setup.write(from, &packet);
+    sq.send(a.key, CHECKSUMS, from, packet.len() as u32);
+    let completion = rx.wait();
+    let stored = setup.read(to, packet.len() + 4);
+    check(&stored, &completion);
+    let (frame, kept) = stored.split_at(packet.len());
+    assert_eq!(kept, fcs(frame));
 }
 
 #[test]

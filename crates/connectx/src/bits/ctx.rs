@@ -209,6 +209,8 @@ pub struct RqContext {
     pub state: QueueState,
     /// VLAN strip disable: leave tags in the packet.
     pub keep_vlan: bool,
+    /// The FCS is stored behind the packet.
+    pub keep_fcs: bool,
     /// Completion queue.
     pub cqn: u32,
     /// Counter set for packets without a buffer; zero for none.
@@ -245,6 +247,7 @@ impl RqContext {
         Ok(Self {
             state: SqContext::state(fields)?,
             keep_vlan: Self::keep_vlan(fields),
+            keep_fcs: Self::keep_fcs(fields),
             cqn: fields.bits(0x08, 23, 0),
             counters: Self::counters(fields),
             wq,
@@ -255,6 +258,11 @@ impl RqContext {
     /// Reads the VLAN strip disable bit alone.
     pub fn keep_vlan(fields: Fields<'_>) -> bool {
         fields.bit(0, 28)
+    }
+
+    /// Reads the bit that wants the FCS (`scatter_fcs`) alone.
+    pub fn keep_fcs(fields: Fields<'_>) -> bool {
+        fields.bit(0, 29)
     }
 
     /// Reads the counter set alone.
@@ -461,6 +469,7 @@ mod tests {
         let mut bytes = [0u8; 0xf0];
         let mut fields = FieldsMut(&mut bytes);
         fields.set_bits(0x00, 28, 28, 1);
+        fields.set_bits(0x00, 29, 29, 1);
         fields.set_bits(0x08, 23, 0, 0x17);
         fields.set_bits(0x0c, 31, 24, 2);
         fields.set_bits(0x30, 31, 28, 1);
@@ -468,7 +477,7 @@ mod tests {
         fields.set_bits(0x50, 19, 16, 6);
         fields.set_bits(0x50, 4, 0, 10);
         let rq = RqContext::decode(Fields(&bytes)).unwrap();
-        assert!(rq.keep_vlan);
+        assert!(rq.keep_vlan && rq.keep_fcs);
         assert_eq!(
             (rq.cqn, rq.counters, rq.state),
             (0x17, 2, QueueState::Reset)

@@ -164,6 +164,7 @@ pub fn create_rq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> 
     let RqContext {
         state,
         keep_vlan,
+        keep_fcs,
         cqn,
         counters,
         wq,
@@ -190,6 +191,7 @@ pub fn create_rq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> 
         pd: wq.pd,
         counters,
         keep_vlan,
+        keep_fcs,
         record: wq.doorbell,
         ring,
         striding,
@@ -202,10 +204,11 @@ pub fn create_rq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> 
 pub fn modify_rq(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
     /// Bits of the modification mask, `MLX5_MODIFY_RQ_IN_MODIFY_BITMASK_*`.
     const VSD: u64 = 1 << 1;
+    const SCATTER_FCS: u64 = 1 << 2;
     const COUNTERS: u64 = 1 << 3;
     let context = input.0.from(CONTEXT_AT);
     let mask = input.0.u64(0x10);
-    if mask & !(VSD | COUNTERS) != 0 {
+    if mask & !(VSD | SCATTER_FCS | COUNTERS) != 0 {
         return Err(Refusal::param("receive queue: this cannot be changed"));
     }
     let rq = port.hca.rqs.get_mut(input.number());
@@ -214,6 +217,9 @@ pub fn modify_rq(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Resul
     state.change(state_change(input, state.state)?);
     if mask & VSD != 0 {
         rq.keep_vlan = RqContext::keep_vlan(context);
+    }
+    if mask & SCATTER_FCS != 0 {
+        rq.keep_fcs = RqContext::keep_fcs(context);
     }
     if mask & COUNTERS != 0 {
         rq.counters = RqContext::counters(context);

@@ -327,6 +327,7 @@ fn arrive<'p>(
             length: 0,
             fill: None,
             lie: flying.lie,
+            with_fcs: false,
         };
         let (here, there) = (&ports[me].physical, &ports[peer(me)].physical);
         let patient = there.can_pause(here) && now - flying.due < pause;

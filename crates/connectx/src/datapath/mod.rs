@@ -13,6 +13,7 @@
 pub mod checksum;
 pub mod doorbell;
 pub mod engine;
+pub mod fcs;
 pub mod gather;
 pub mod link;
 pub mod packet;

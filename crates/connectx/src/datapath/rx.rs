@@ -3,6 +3,7 @@
 
 use super::checksum::Sum;
 use super::engine::Batch;
+use super::fcs::fcs;
 use super::gather::Cursor;
 use super::packet::{ETHERNET, Headers, Transport, VLAN_TAG};
 use crate::bits::event::{RxInfo, Syndrome};
@@ -27,6 +28,8 @@ pub struct Frame<'a, 'p> {
     pub fill: Option<Transported>,
     /// The completion is to tell the opposite of the truth about checksums.
     pub lie: bool,
+    /// Its FCS is among the bytes.
+    pub with_fcs: bool,
 }
 
 impl Frame<'_, '_> {
@@ -201,6 +204,20 @@ pub fn receive<'p>(
             return Outcome::Done;
         }
     };
+    if route.rq.keep_fcs && !frame.with_fcs {
+        let lie = frame.lie;
+        let mut bytes = frame.flatten();
+        bytes.extend(fcs(&bytes));
+        let frame = Frame {
+            head: &mut bytes,
+            body: Cursor::new(&[]),
+            length: 0,
+            fill: None,
+            lie,
+            with_fcs: true,
+        };
+        return receive(ports, to, frame, batch, patient);
+    }
     let mut state = route.rq.state.lock();
     let stripped = headers.cvlan().filter(|_| !route.rq.keep_vlan);
     let total = frame.head.len() + frame.length;

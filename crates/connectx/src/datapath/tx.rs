@@ -376,6 +376,7 @@ impl<'p> Sender<'_, 'p> {
             length,
             fill,
             lie: false,
+            with_fcs: false,
         };
         match destination(self.ports, self.me, frame.head) {
             Destination::Nowhere => self.ports[self.me].physical.counters.unsent.add(1),

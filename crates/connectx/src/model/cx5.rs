@@ -130,8 +130,9 @@ const ETHERNET_OFFLOADS: &[Capability] = &[
     (0x00, 20, 16, 16),
     // wqe_inline_mode (2 = no inline headers required)
     (0x00, 13, 12, 2),
-    // rss_ind_tbl_cap
+    // rss_ind_tbl_cap, scatter_fcs
     (0x00, 11, 8, 8),
+    (0x00, 6, 6, 1),
     // tunnel_stateless_gre, tunnel_stateless_vxlan
     (0x00, 1, 1, 1),
     (0x00, 0, 0, 1),

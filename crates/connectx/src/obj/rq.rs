@@ -32,6 +32,8 @@ pub struct Rq {
     pub counters: u32,
     /// VLAN tags stay in the packet.
     pub keep_vlan: bool,
+    /// The FCS is stored behind the packet, and belongs to it.
+    pub keep_fcs: bool,
     /// Bus address of the producer counter. There is no other doorbell.
     pub record: u64,
     /// Its entries.
@@ -317,6 +319,7 @@ mod tests {
             pd: 5,
             counters: 0,
             keep_vlan: false,
+            keep_fcs: false,
             record: RECORD,
             ring: Ring::new(Fields(&list), 0, 2, 6).unwrap(),
             striding: None,
