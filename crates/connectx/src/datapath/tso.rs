@@ -88,7 +88,7 @@ fn set16(bytes: &mut [u8], at: usize, value: u16) {
 mod tests {
     use super::*;
     use crate::bits::Fields;
-    use crate::datapath::packet::tests::{tcp4, udp6};
+    use crate::datapath::packet::tests::{tagged, tcp4, udp6};
     use proptest::prelude::*;
 
     fn pieces(payload: usize, mss: u16) -> Vec<Segment> {
@@ -135,40 +135,55 @@ mod tests {
         bytes
     }
 
-    /// The headers of all segments, by the loops of Linux's `tcp_gso_segment()` and
-    /// `inet_gso_segment()` or `ipv6_gso_segment()`, without checksums.
-    fn segmented_by_linux(template: &[u8], payload: usize, mss: usize) -> Vec<Vec<u8>> {
-        let ipv4 = template[14] >> 4 == 4;
-        let tcp = if ipv4 { 34 } else { 54 };
-        let (mut id, mut seq) = (
-            Fields(template).u16(18),
-            Fields(&template[tcp + 4..]).u32(0),
-        );
+    /// The headers of all segments, by the loops of Linux's `tcp_gso_segment()` or `__udp_gso_segment()`, and
+    /// `inet_gso_segment()` or `ipv6_gso_segment()`, without checksums. The IP header is at `ip`.
+    fn segmented_by_linux(template: &[u8], ip: usize, payload: usize, mss: usize) -> Vec<Vec<u8>> {
+        let ipv4 = template[ip] >> 4 == 4;
+        let (l4, protocol) = if ipv4 {
+            (ip + 20, template[ip + 9])
+        } else {
+            (ip + 40, template[ip + 6])
+        };
+        let header = if protocol == 6 { 20 } else { 8 };
+        let mut id = Fields(template).u16(ip + 4);
+        let mut seq = Fields(&template[l4 + 4..]).u32(0);
         let (mut rest, mut cwr_allowed) = (payload, true);
         let mut all = Vec::new();
         while rest > 0 {
             let length = rest.min(mss);
             rest -= length;
             let mut bytes = template.to_vec();
-            if rest > 0 {
-                bytes[tcp + 13] &= !(FIN | PSH);
+            if protocol == 6 {
+                if rest > 0 {
+                    bytes[l4 + 13] &= !(FIN | PSH);
+                }
+                if !cwr_allowed {
+                    bytes[l4 + 13] &= !CWR;
+                }
+                cwr_allowed = false;
+                bytes[l4 + 4..l4 + 8].copy_from_slice(&seq.to_be_bytes());
+                seq = seq.wrapping_add(mss as u32);
+            } else {
+                bytes[l4 + 4..l4 + 6].copy_from_slice(&((8 + length) as u16).to_be_bytes());
             }
-            if !cwr_allowed {
-                bytes[tcp + 13] &= !CWR;
-            }
-            cwr_allowed = false;
-            bytes[tcp + 4..tcp + 8].copy_from_slice(&seq.to_be_bytes());
-            seq = seq.wrapping_add(mss as u32);
+            let length = (header + length) as u16;
             if ipv4 {
-                bytes[16..18].copy_from_slice(&((40 + length) as u16).to_be_bytes());
-                bytes[18..20].copy_from_slice(&id.to_be_bytes());
+                bytes[ip + 2..ip + 4].copy_from_slice(&(20 + length).to_be_bytes());
+                bytes[ip + 4..ip + 6].copy_from_slice(&id.to_be_bytes());
                 id = id.wrapping_add(1);
             } else {
-                bytes[18..20].copy_from_slice(&((20 + length) as u16).to_be_bytes());
+                bytes[ip + 4..ip + 6].copy_from_slice(&length.to_be_bytes());
             }
             all.push(bytes);
         }
         all
+    }
+
+    fn udp4() -> Vec<u8> {
+        let mut bytes = tcp4(0)[..34].to_vec();
+        bytes[23] = 17;
+        bytes.extend(&udp6(0)[54..]);
+        bytes
     }
 
     #[test]
@@ -185,17 +200,35 @@ mod tests {
     }
 
     proptest! {
+        /// Payloads are as long as Linux makes them with large `gso_max_size`, where it leaves the length of the whole out.
         #[test]
         fn headers_are_those_that_linux_would_make(
-            ipv4 in any::<bool>(), id in any::<u16>(), sequence in any::<u32>(),
-            flags in any::<u8>(), payload in 1usize..70_000, mss in 88u16..9_000,
+            ipv4 in any::<bool>(), tcp in any::<bool>(), tag in prop::option::of(any::<u16>()),
+            id in any::<u16>(), sequence in any::<u32>(), flags in any::<u8>(),
+            payload in prop_oneof![3 => 1usize..70_000, 1 => 70_000usize..530_000], mss in 88u16..9_000,
         ) {
-            let (mut template, tcp) = if ipv4 { (tcp4(0), 34) } else { (tcp6(), 54) };
+            let mut template = match (ipv4, tcp) {
+                (true, true) => tcp4(0),
+                (false, true) => tcp6(),
+                (true, false) => udp4(),
+                (false, false) => udp6(0),
+            };
             if ipv4 {
+                template[16..18].fill(0);
                 template[18..20].copy_from_slice(&id.to_be_bytes());
+            } else {
+                template[18..20].fill(0);
             }
-            template[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
-            template[tcp + 13] = flags;
+            if tcp {
+                let at = if ipv4 { 34 } else { 54 };
+                template[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
+                template[at + 13] = flags;
+            }
+            let mut ip = 14;
+            if let Some(tci) = tag {
+                template = tagged(&template, 0x8100, tci);
+                ip += 4;
+            }
             let cuts: Vec<Vec<u8>> = pieces(payload, mss)
                 .iter()
                 .map(|segment| {
@@ -204,7 +237,7 @@ mod tests {
                     bytes
                 })
                 .collect();
-            prop_assert_eq!(cuts, segmented_by_linux(&template, payload, usize::from(mss)));
+            prop_assert_eq!(cuts, segmented_by_linux(&template, ip, payload, usize::from(mss)));
         }
 
         #[test]
