@@ -2,9 +2,9 @@
 //! Steering as a whole, from the bytes of a packet to a TIR: tables of random rules do to random packets what a reading of the
 //! rules one by one says, without bytes, masks or hash tables.
 
-use connectx::bits::FieldsMut;
+use connectx::bits::{Fields, FieldsMut};
 use connectx::datapath::packet::Headers;
-use connectx::obj::flow::{Action, FlowTable, MatchKey, Rule, Steering, Unwanted};
+use connectx::obj::flow::{Action, FlowTable, MatchKey, Rule, Steering, Unwanted, group_mask};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -91,7 +91,7 @@ enum Want {
     To(u8, u8),
     From(u8, u8),
     Ethertype(u16),
-    /// Any tag of this kind, or none.
+    /// An outermost tag of this kind, or, for C-tags, no tag at all.
     Tagged(u16, bool),
     Vlan(u16),
     Version(u8),
@@ -109,6 +109,7 @@ impl Want {
             Self::To(value, mask) => packet.to & mask == value & mask,
             Self::From(value, mask) => packet.from & mask == value & mask,
             Self::Ethertype(ethertype) => packet.ethertype() == ethertype,
+            Self::Tagged(0x8100, false) => packet.tag.is_none(),
             Self::Tagged(kind, is) => packet.tag.is_some_and(|(k, ..)| k == kind) == is,
             Self::Vlan(vid) => packet.tag.map_or(0, |(_, tci, _)| tci & 0xfff) == vid,
             ref want => match packet.content {
@@ -262,6 +263,7 @@ fn tables() -> impl Strategy<Value = Vec<TableOfRules>> {
                 Want::Address(which, ..) => Want::Address(which, 0, 0xff),
                 Want::Port(of, which, ..) => Want::Port(of, which, 0, 0xffff),
                 Want::TcpFlags(..) => Want::TcpFlags(0, 0xff),
+                Want::Tagged(..) => Want::Tagged(0x8100, true),
                 ref other => other.clone(),
             };
             place.write(&mut { ones }, &mut FieldsMut(&mut value));
@@ -292,7 +294,9 @@ fn build(tables: &[TableOfRules]) -> Steering {
             for want in wants {
                 want.write(&mut FieldsMut(&mut mask), &mut FieldsMut(&mut value));
             }
-            let group = made.add_group(index, index, MatchKey::new(&mask)).unwrap();
+            let enable = u32::from(!wants.is_empty());
+            let mask = group_mask(Fields(&mask), enable, 0).unwrap();
+            let group = made.add_group(index, index, mask).unwrap();
             let rule = Rule {
                 action: *action,
                 tag: index,

@@ -252,7 +252,12 @@ pub fn group_mask(input: Fields<'_>, enable: u32, at: usize) -> Result<MatchKey,
     if enable == 0 {
         return Ok(MatchKey::default());
     }
-    let mask = MatchKey::new(&input.array(at));
+    let mut bytes = input.array(at);
+    // That the outermost tag is no C-tag means that there is none at all: an S-tag does not pass for no tag.
+    if bytes[TAGS] & CVLAN_TAG != 0 {
+        bytes[TAGS] |= SVLAN_TAG;
+    }
+    let mask = MatchKey::new(&bytes);
     if mask.masked(&MatchKey::new(&COMPARABLE)) != mask {
         return Err(Refusal::param(
             "flow group: mask over a field that is not compared",
@@ -260,6 +265,11 @@ pub fn group_mask(input: Fields<'_>, enable: u32, at: usize) -> Result<MatchKey,
     }
     Ok(mask)
 }
+
+/// The byte with `cvlan_tag` and `svlan_tag`, and these.
+const TAGS: usize = 0x12;
+const CVLAN_TAG: u8 = 0x80;
+const SVLAN_TAG: u8 = 0x40;
 
 /// The fields that [`crate::datapath::packet`] fills in: all but `ipv4_ihl`, `l4_type` and
 /// reserved bits.
@@ -396,6 +406,22 @@ mod tests {
         assert!(group_mask(Fields(&message), 3, 0x40).is_err());
         message[0x40 + 0x18] = 0x80;
         assert!(group_mask(Fields(&message), 1, 0x40).is_err());
+    }
+
+    /// As `MLX5E_VLAN_RULE_TYPE_UNTAGGED` of `en_fs.c` has it.
+    #[test]
+    fn no_c_tag_means_no_tag() {
+        let mut message = [0; 0x240];
+        message[0x40 + TAGS] = CVLAN_TAG;
+        let mask = group_mask(Fields(&message), 1, 0x40).unwrap();
+        let mut table = FlowTable::new(0, Action::Drop).unwrap();
+        let group = table.add_group(0, 0, mask).unwrap();
+        table
+            .set_rule(0, group, key(&[]), rule(Action::Tir(1)))
+            .unwrap();
+        for (tags, found) in [(0, true), (SVLAN_TAG, false), (CVLAN_TAG, false)] {
+            assert_eq!(table.lookup(&key(&[(TAGS, tags)])).is_some(), found);
+        }
     }
 
     proptest! {
