@@ -64,18 +64,18 @@ pub fn ptys(port: &mut Port, written: Option<Fields<'_>>, register: &mut FieldsM
         if wanted.legacy & !all.legacy != 0 || wanted.extended & !all.extended != 0 {
             return Err(Refusal::param("PTYS: a speed that the port does not have"));
         }
-        physical.wanted = wanted;
-        physical.fixed = written.bit(0x00, 30);
+        physical.settings.wanted = wanted;
+        physical.settings.fixed = written.bit(0x00, 30);
     }
     register.set_bits(0x00, 2, 0, ETHERNET);
     register.set_bits(0x00, 29, 29, 1);
-    register.set_bits(0x00, 30, 30, physical.fixed.into());
-    for (at, modes) in [(0x08, all), (0x14, physical.wanted)] {
+    register.set_bits(0x00, 30, 30, physical.settings.fixed.into());
+    for (at, modes) in [(0x08, all), (0x14, physical.settings.wanted)] {
         register.set_u32(at, modes.extended);
         register.set_u32(at + 4, modes.legacy);
     }
     let negotiation = match &physical.link {
-        Some(_) if physical.fixed => LINK_UP,
+        Some(_) if physical.settings.fixed => LINK_UP,
         Some(_) => COMPLETE,
         None => LINK_DOWN,
     };
@@ -97,7 +97,7 @@ pub fn pplm(port: &mut Port, written: Option<Fields<'_>>, register: &mut FieldsM
     let rates = physical.rates;
     let classes = || rates.iter().filter_map(|rate| rate.fec);
     if let Some(written) = written {
-        let mut wanted = physical.fec;
+        let mut wanted = physical.settings.fec;
         for class in classes() {
             let (at, low, bits) = class.admin;
             let mode = written.bits(at, low + bits - 1, low);
@@ -106,13 +106,13 @@ pub fn pplm(port: &mut Port, written: Option<Fields<'_>>, register: &mut FieldsM
             }
             wanted[class.index] = mode;
         }
-        physical.fec = wanted;
+        physical.settings.fec = wanted;
     }
     for class in classes() {
         let (at, low, bits) = class.capability;
         register.set_bits(at, low + bits - 1, low, class.possible());
         let (at, low, bits) = class.admin;
-        register.set_bits(at, low + bits - 1, low, physical.fec[class.index]);
+        register.set_bits(at, low + bits - 1, low, physical.settings.fec[class.index]);
     }
     let active = physical.link.map_or(0, |link| 1 << link.fec as u32);
     register.set_bits(0x0c, 23, 0, active);
@@ -121,7 +121,7 @@ pub fn pplm(port: &mut Port, written: Option<Fields<'_>>, register: &mut FieldsM
 
 /// Pause frames.
 pub fn pfcc(port: &mut Port, written: Option<Fields<'_>>, register: &mut FieldsMut<'_>) -> Result {
-    let pause = &mut port.physical.pause;
+    let pause = &mut port.physical.settings.pause;
     if let Some(written) = written {
         if written.bits(0x08, 23, 16) != 0 || written.bits(0x0c, 23, 16) != 0 {
             return Err(Refusal::param("PFCC: no pause frames by priority"));

@@ -128,19 +128,49 @@ pub struct Pause {
     pub obey: bool,
 }
 
+/// What a driver can set.
+#[derive(Debug)]
+pub struct Settings {
+    /// Speeds that it wants. One kind only: the other is zero.
+    pub wanted: Modes,
+    /// It wants no negotiation of the speed.
+    pub fixed: bool,
+    /// Error correction that it wants, by class; zero is any.
+    pub fec: [u32; FEC_CLASSES],
+    /// Pause frames.
+    pub pause: Pause,
+}
+
+impl Settings {
+    /// Those after power-on: anything goes.
+    fn of(rates: &[Rate]) -> Self {
+        let all = Modes::of(rates);
+        let wanted = match all.extended {
+            0 => all,
+            extended => Modes {
+                legacy: 0,
+                extended,
+            },
+        };
+        Self {
+            wanted,
+            fixed: false,
+            fec: [0; FEC_CLASSES],
+            pause: Pause {
+                send: true,
+                obey: true,
+            },
+        }
+    }
+}
+
 /// The physical port of a function.
 #[derive(Debug)]
 pub struct Physical {
     /// Speeds that the hardware has, fastest first.
     pub rates: &'static [Rate],
-    /// Speeds that the driver wants. One kind only: the other is zero.
-    pub wanted: Modes,
-    /// The driver wants no negotiation of the speed.
-    pub fixed: bool,
-    /// Error correction that the driver wants, by class; zero is any.
-    pub fec: [u32; FEC_CLASSES],
-    /// Pause frames.
-    pub pause: Pause,
+    /// What the driver has set.
+    pub settings: Settings,
     /// How the link runs. Nothing: it is down.
     pub link: Option<Agreement>,
     /// Statistics.
@@ -148,37 +178,19 @@ pub struct Physical {
 }
 
 impl Physical {
-    /// A port after power-on: anything goes.
+    /// A port after power-on.
     pub fn new(rates: &'static [Rate]) -> Self {
-        let mut port = Self {
+        Self {
             rates,
-            wanted: Modes::default(),
-            fixed: false,
-            fec: [0; FEC_CLASSES],
-            pause: Pause {
-                send: true,
-                obey: true,
-            },
+            settings: Settings::of(rates),
             link: None,
             counters: PhysicalCounters::default(),
-        };
-        port.reset();
-        port
+        }
     }
 
     /// Sets back all that a driver can set.
     pub fn reset(&mut self) {
-        let all = Modes::of(self.rates);
-        self.wanted = match all.extended {
-            0 => all,
-            _ => Modes { legacy: 0, ..all },
-        };
-        self.fixed = false;
-        self.fec = [0; FEC_CLASSES];
-        self.pause = Pause {
-            send: true,
-            obey: true,
-        };
+        self.settings = Settings::of(self.rates);
     }
 
     /// Whether some speeds have extended link modes.
@@ -189,16 +201,17 @@ impl Physical {
     /// What this end and the other agree on, if they do: the fastest speed of both for which there is a mode of error
     /// correction of both.
     pub fn agree(&self, other: &Self) -> Option<Agreement> {
-        let both = |rate: &&Rate| self.wanted.has(rate) && other.wanted.has(rate);
+        let (mine, theirs) = (&self.settings, &other.settings);
+        let both = |rate: &&Rate| mine.wanted.has(rate) && theirs.wanted.has(rate);
         self.rates.iter().filter(both).find_map(|rate| {
             let fec = match rate.fec {
-                Some(class) => class.agreed([self.fec[class.index], other.fec[class.index]])?,
+                Some(class) => class.agreed([mine.fec[class.index], theirs.fec[class.index]])?,
                 None => Fec::Off,
             };
-            let offered = if other.fixed {
+            let offered = if theirs.fixed {
                 Modes::default()
             } else {
-                other.wanted
+                theirs.wanted
             };
             Some(Agreement { rate, fec, offered })
         })
@@ -206,7 +219,7 @@ impl Physical {
 
     /// Whether this end can make `other` wait.
     pub fn can_pause(&self, other: &Self) -> bool {
-        self.pause.send && other.pause.obey
+        self.settings.pause.send && other.settings.pause.obey
     }
 }
 
@@ -240,11 +253,11 @@ mod tests {
     #[test]
     fn the_fastest_of_both_or_none() {
         let (mut a, mut b) = (Physical::new(CX5.rates()), Physical::new(CX5.rates()));
-        a.wanted.legacy = 1 << 27 | 1 << 12;
+        a.settings.wanted.legacy = 1 << 27 | 1 << 12;
         assert_eq!(mbit(&a, &b), Some(25_000));
-        b.wanted.legacy = 1 << 12 | 1 << 20;
+        b.settings.wanted.legacy = 1 << 12 | 1 << 20;
         assert_eq!(mbit(&a, &b), Some(10_000));
-        b.wanted.legacy = 1 << 20;
+        b.settings.wanted.legacy = 1 << 20;
         assert_eq!(mbit(&a, &b), None);
     }
 
@@ -252,9 +265,9 @@ mod tests {
     fn error_correction_must_be_the_same_at_both_ends() {
         let (mut a, mut b) = (Physical::new(CX5.rates()), Physical::new(CX5.rates()));
         let class = a.rates[0].fec.unwrap().index;
-        a.fec[class] = Fec::Off.bit();
+        a.settings.fec[class] = Fec::Off.bit();
         assert_eq!(a.agree(&b).unwrap().fec, Fec::Off);
-        b.fec[class] = Fec::Rs528.bit();
+        b.settings.fec[class] = Fec::Rs528.bit();
         assert_eq!(
             mbit(&a, &b),
             Some(50_000),
