@@ -51,6 +51,14 @@ pub enum Request {
         /// How long, in milliseconds.
         milliseconds: u64,
     },
+    /// Pull the cable's plug out of a port, or put it in.
+    Plug {
+        /// The port.
+        port: usize,
+        /// Whether it is in.
+        #[arg(action = clap::ArgAction::Set)]
+        on: bool,
+    },
     /// Let a port's receive queues seem to have no buffers, or no longer.
     Starve {
         /// The port.
@@ -174,6 +182,11 @@ impl Request {
                 light(cable, false);
                 thread::sleep(Duration::from_millis(milliseconds));
                 light(cable, true);
+            }
+            Self::Plug { port, on } => {
+                let mut ports = cable.ports.write();
+                ports[check(port)?].plug(on);
+                link::update(&mut ports);
             }
             Self::Starve { port, on } => cable.ports.read()[check(port)?].faults.starve(on),
             Self::FailSends { port, count } => {
@@ -383,5 +396,9 @@ mod tests {
         assert!(up(false));
         Request::Flap { milliseconds: 1 }.run(&cable).unwrap();
         assert!(up(true));
+        for on in [false, true] {
+            Request::Plug { port: 1, on }.run(&cable).unwrap();
+            assert!(up(on));
+        }
     }
 }

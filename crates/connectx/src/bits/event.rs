@@ -18,6 +18,8 @@ pub enum EventType {
     PortChange = 0x09,
     /// Commands have finished.
     Command = 0x0a,
+    /// A plug has come or gone.
+    PortModule = 0x16,
 }
 
 /// Sub-types of [`EventType::PortChange`].
@@ -62,6 +64,15 @@ impl Eqe {
         let mut eqe = Self::new(EventType::PortChange);
         eqe.0[0x03] = change as u8;
         eqe.0[0x28] = 1 << 4;
+        eqe
+    }
+
+    /// The plug of port 1 is in, or no longer.
+    pub fn port_module(plugged: bool) -> Self {
+        const PLUGGED: u8 = 1;
+        const UNPLUGGED: u8 = 2;
+        let mut eqe = Self::new(EventType::PortModule);
+        eqe.0[0x23] = if plugged { PLUGGED } else { UNPLUGGED };
         eqe
     }
 
@@ -188,6 +199,8 @@ mod tests {
         assert_eq!(Eqe::command(0x8000_0001).0[0x20..0x24], [0x80, 0, 0, 1]);
         let port = Eqe::port_change(PortChange::Active);
         assert_eq!((port.0[1], port.0[3], port.0[0x28]), (0x09, 4, 0x10));
+        let module = Eqe::port_module(false);
+        assert_eq!((module.0[1], module.0[0x21], module.0[0x23]), (0x16, 0, 2));
     }
 
     #[test]

@@ -29,12 +29,14 @@ pub fn mcia(port: &Port, asked: Fields<'_>, register: &mut FieldsMut<'_>) -> Res
     const DATA_AT: usize = 0x10;
     /// Values of the status.
     const NO_EEPROM: u32 = 1;
+    const NOT_CONNECTED: u32 = 3;
     const I2C_ERROR: u32 = 9;
     let at = asked.bits(0x04, 15, 0) as usize;
     let size = asked.bits(0x08, 15, 0) as usize;
     let bytes = port.model.eeprom().get(at..at + size.min(MOST));
     let status = match bytes {
         _ if asked.bits(0x00, 23, 16) != PLUG => NO_EEPROM,
+        _ if port.faults.unplugged => NOT_CONNECTED,
         Some(bytes) if asked.bits(0x04, 31, 24) == I2C_ADDRESS && asked.bits(0x04, 23, 16) == 0 => {
             register.set_bytes(DATA_AT, bytes);
             0

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::{Input, Output, Result};
 use crate::bits::ctx::{CqContext, EqContext, QueueState, RqContext, SqContext};
-use crate::bits::event::ENTRY;
+use crate::bits::event::{ENTRY, Eqe, EventType};
 use crate::bits::op::{Refusal, Status};
 use crate::obj::cq::Cq;
 use crate::obj::eq::Eq;
@@ -35,11 +35,15 @@ pub fn create_eq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> 
     }
     let ring = Ring::new(input.0, PAGES_AT, log_size, LOG_ENTRY)?;
     let mask = input.0.u64(0x58);
-    output.set_number(
-        port.hca
-            .eqs
-            .insert_with(|number| Eq::new(number, mask, vector, ring))?,
-    );
+    let eqs = &mut port.hca.eqs;
+    let eqn = eqs.insert_with(|number| Eq::new(number, mask, vector, ring))?;
+    output.set_number(eqn);
+    // A driver that asks for these events is told first how things are.
+    if let Some(eq) = eqs.get(eqn)
+        && eq.takes(EventType::PortModule)
+    {
+        eq.post(&port.bus, Eqe::port_module(!port.faults.unplugged));
+    }
     Ok(())
 }
 

@@ -75,9 +75,10 @@ pub fn peer(port: usize) -> usize {
 /// Brings the link up when both ends want it up, give light and agree on how, and down when one does not want it or is dark;
 /// tells both drivers. A link that is up stays as it is.
 pub fn update(ports: &mut [Port; 2]) {
-    let lit = ports
-        .iter()
-        .all(|port| port.hca.vport.admin_up && !port.faults.dark && port.faults.assert == 0);
+    let lit = ports.iter().all(|port| {
+        let faults = &port.faults;
+        port.hca.vport.admin_up && !faults.dark && !faults.unplugged && faults.assert == 0
+    });
     let [a, b] = ports;
     if !lit || a.link_up() != b.link_up() {
         a.set_link(None);

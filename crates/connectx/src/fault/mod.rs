@@ -121,6 +121,8 @@ pub struct PortFaults {
     pub assert: u8,
     /// The transceiver gives no light, whatever the driver wants.
     pub dark: bool,
+    /// No plug is in it.
+    pub unplugged: bool,
 }
 
 /// What an arriving frame meets.

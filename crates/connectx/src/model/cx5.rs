@@ -67,8 +67,9 @@ const GENERAL: &[Capability] = &[
     // vport_group_manager, nic_flow_table
     (0x34, 31, 31, 1),
     (0x34, 25, 25, 1),
-    // mcam_reg, pcam_reg, beacon_led
+    // mcam_reg, pcam_reg, port_module_event, beacon_led
     (0x34, 22, 21, 3),
+    (0x34, 15, 15, 1),
     (0x34, 10, 10, 1),
     // port_type (1 = Ethernet), num_ports
     (0x34, 9, 8, 1),

@@ -227,6 +227,14 @@ impl Port {
         }
     }
 
+    /// Pulls the plug of the cable out, or puts it in, and tells the driver of a change.
+    pub fn plug(&mut self, on: bool) {
+        if self.faults.unplugged == on {
+            self.faults.unplugged = !on;
+            self.event(EventType::PortModule, Eqe::port_module(on));
+        }
+    }
+
     /// Whether the cable carries signal.
     pub fn link_up(&self) -> bool {
         self.physical.link.is_some()
