@@ -20,7 +20,7 @@ use driver::{CHECKSUMS, Cq, LARGE_SEND, Port, Rq, SEND, Setup, Sq, headers};
 use rustix::time::{ClockId, clock_gettime};
 
 const HEADERS: u32 = 54;
-/// Entries of a receive queue: what mlx5e has by default.
+/// Entries of a queue: what mlx5e has by default.
 const LOG_ENTRIES: u32 = 10;
 /// Bursts of each kind in a comparison.
 const ROUNDS: usize = 501;
@@ -104,6 +104,7 @@ impl Load {
 
 /// A sender and a receiver.
 struct Ends<'s> {
+    setup: &'s Setup,
     load: &'s Load,
     a: Port<'s>,
     sq: Sq<'s>,
@@ -118,15 +119,16 @@ struct Ends<'s> {
 impl<'s> Ends<'s> {
     fn new(setup: &'s Setup, load: &'s Load) -> Self {
         let (a, b) = (setup.port(0), setup.port(1));
-        let (tx, rx) = (a.cq(12), b.cq(12));
+        let (tx, rx) = (a.cq(LOG_ENTRIES), b.cq(LOG_ENTRIES));
         let segments = (load.buffer.len() as u32).next_power_of_two();
-        let (sq, rq) = (a.sq(&tx, 12), b.rq(&rx, LOG_ENTRIES, segments, 0));
+        let (sq, rq) = (a.sq(&tx, LOG_ENTRIES), b.rq(&rx, LOG_ENTRIES, segments, 0));
         b.receive_all(&rq);
         let (from, to) = (
             setup.alloc(1 << 20),
             setup.alloc(load.room() << LOG_ENTRIES),
         );
         let mut ends = Self {
+            setup,
             load,
             a,
             sq,
@@ -139,6 +141,11 @@ impl<'s> Ends<'s> {
         };
         (0..1 << LOG_ENTRIES).for_each(|_| ends.refill());
         ends
+    }
+
+    /// Where the data of entry `i` is.
+    fn source(&self, i: u64) -> u64 {
+        self.from + i % 8 * (64 << 10)
     }
 
     fn refill(&mut self) {
@@ -161,10 +168,18 @@ impl<'s> Ends<'s> {
         let load = self.load;
         let headers = headers(load.payload.min(load.mss) as usize);
         for i in 0..load.entries() {
-            let at = self.from + (i % 8) * (64 << 10);
-            let data = [(load.payload, self.a.key, at)];
+            let at = self.source(i);
+            // Only the headers of large sends stand in the entry.
+            let (inline, length) = match load.opcode {
+                LARGE_SEND => (&*headers, load.payload),
+                _ => {
+                    self.setup.write(at, &headers);
+                    (&[][..], HEADERS + load.payload)
+                }
+            };
+            let data = [(length, self.a.key, at)];
             let mss = load.mss as u16;
-            self.sq.post(load.opcode, CHECKSUMS, mss, &headers, &data);
+            self.sq.post(load.opcode, CHECKSUMS, mss, inline, &data);
         }
         self.sq.ring();
         let took = time(|| while engine.poll() {});
@@ -211,7 +226,7 @@ fn places<'m>(memory: &'m GuestMemory, ends: &Ends<'_>) -> Vec<(Slice<'m>, Slice
     };
     (0..1 << LOG_ENTRIES)
         .map(|i| {
-            let from = slice(ends.from + i % 8 * (64 << 10), Access::Read);
+            let from = slice(ends.source(i), Access::Read);
             (from, slice(ends.to + i * ends.load.room(), Access::Write))
         })
         .collect()
