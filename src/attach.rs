@@ -43,11 +43,9 @@ impl Attachment {
         start + (u64::from(index) << BUFFER_SHIFT) + u64::from(offset)
     }
 
-    /// The caller's buffer goes to the free list, or nowhere if the memory is to be given back.
+    /// The caller's buffer goes to the free list.
     pub(crate) fn free(&self, index: u32) {
-        if self.map.is_live() {
-            self.buffers.put_free(index, &self.shares);
-        }
+        self.buffers.put_free(index, &self.shares);
     }
 
     /// Drops a reference on behalf of nobody; the last one frees the buffer.
@@ -62,7 +60,7 @@ impl Attachment {
         match self.map.put(index, Some(pool)) {
             Put::InUse => false,
             Put::Pooled => true,
-            Put::Free if self.map.is_writable() && self.shares.wants_reserve() => {
+            Put::Free if self.shares.wants_reserve() => {
                 self.free(index);
                 false
             }
@@ -80,12 +78,5 @@ impl Attachment {
                 self.put(index);
             }
         }
-    }
-
-    /// Takes every buffer from user space and from the free list, for good: nobody finds any of them any more.
-    pub(crate) fn retract(&self) {
-        self.reclaim();
-        while self.buffers.take_free(&self.shares).is_some() {}
-        self.shares.forget(self.buffers.len());
     }
 }
