@@ -40,7 +40,7 @@ help:
 	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
 	@echo 'make test-cuda          GPU memory, on a real NVIDIA GPU with its driver; needs cargo, and not our kernel'
-	@echo 'make bench              netgpu beside read, write and MSG_ZEROCOPY: instructions per MiB, speed; ARGS=--accesses, --help'
+	@echo 'make bench              netgpu beside read, write and MSG_ZEROCOPY: instructions per MiB, speed; ARGS=--accesses, --nic, --help'
 	@echo 'make check              only formatting, lints and style'
 	@echo
 	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin'

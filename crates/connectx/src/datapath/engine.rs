@@ -3,14 +3,14 @@
 //!
 //! A doorbell puts a queue on the engine's list and wakes it. The engine serves the
 //! queues in turn, a bounded number of packets for each time it holds the lock,
-//! and writes the events of a batch together at its end. With nothing to do it looks
+//! and writes the completions and events of a batch together at its end. With nothing to do it looks
 //! again for a moment, if that has paid lately, and then sleeps.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::gather::Cursor;
 use super::link::{Cable, peer};
@@ -20,9 +20,10 @@ use super::tx::{self, Step};
 use crate::fault::wire::Wire;
 use crate::mem::Slice;
 use crate::obj::counter::{Traffic, Wired};
-use crate::obj::cq::Cq;
+use crate::obj::cq::Completions;
 use crate::obj::flow::{MatchKey, Unwanted};
 use crate::obj::port::Port;
+use crate::obj::rq::RqState;
 
 /// Packets that are moved with the lock held.
 const BATCH: u32 = 64;
@@ -146,22 +147,14 @@ pub struct Batch<'p> {
     pub wired: Wired,
     /// Frames that came out of the cable at the other port.
     pub arrived: Wired,
-    due: Vec<(&'p Port, &'p Cq)>,
+    /// What the drivers are to be told.
+    pub completions: Completions<'p>,
 }
 
-impl<'p> Batch<'p> {
-    /// The driver waits for completions in `cq`: tell it at the end of the batch.
-    pub fn notify(&mut self, port: &'p Port, cq: &'p Cq) {
-        if !self.due.iter().any(|(_, due)| std::ptr::eq(*due, cq)) {
-            self.due.push((port, cq));
-        }
-    }
-
+impl Batch<'_> {
     /// Ends the batch of port `me`.
     fn finish(self, ports: &[Port; 2], me: usize) {
-        for (port, cq) in self.due {
-            cq.notify(port);
-        }
+        self.completions.write();
         let (here, there) = (&ports[me], &ports[peer(me)]);
         here.counters.sent.add(&self.sent);
         here.counters.looped.add(&self.looped);
@@ -172,11 +165,13 @@ impl<'p> Batch<'p> {
     }
 }
 
-/// Remembers where the last packet went: the next one most often goes there too.
+/// Remembers where the last packet went, and keeps the receive queue locked: the next one most often goes there too.
 #[derive(Default)]
 pub struct Routes<'p> {
-    last: Option<(usize, MatchKey, Result<Route<'p>, Unwanted>)>,
+    last: Option<(usize, MatchKey, Result<Way<'p>, Unwanted>)>,
 }
+
+type Way<'p> = (Route<'p>, MutexGuard<'p, RqState>);
 
 impl<'p> Routes<'p> {
     /// Where port `to` wants a packet, if anywhere, and why not.
@@ -185,17 +180,27 @@ impl<'p> Routes<'p> {
         ports: &'p [Port; 2],
         to: usize,
         headers: &Headers,
-    ) -> Result<Route<'p>, Unwanted> {
+    ) -> Result<(Route<'p>, &mut RqState), Unwanted> {
         let key = headers.match_key();
-        match &self.last {
-            // All that routes depend on is in the key, and the tables cannot change during a batch.
-            Some((port, last, route)) if (*port, last) == (to, &key) => *route,
-            _ => {
-                let route = route(&ports[to], headers, &key);
-                self.last = Some((to, key, route));
-                route
-            }
+        // All that routes depend on is in the key, and the tables cannot change during a batch.
+        let known = matches!(&self.last, Some((port, last, _)) if (*port, last) == (to, &key));
+        if !known {
+            // The other engine may hold the queue that this one is to lock, and wait for the one that it holds.
+            self.last = None;
         }
+        let (_, _, way) = self.last.get_or_insert_with(|| {
+            let way = route(&ports[to], headers, &key);
+            (to, key, way.map(|route| (route, route.rq.state.lock())))
+        });
+        match way {
+            Ok((route, state)) => Ok((*route, state)),
+            Err(unwanted) => Err(*unwanted),
+        }
+    }
+
+    /// Lets the last queue go.
+    fn forget(&mut self) {
+        self.last = None;
     }
 }
 
@@ -285,6 +290,8 @@ impl<'c> Engine<'c> {
                 cable.pause,
                 wire.as_deref_mut(),
             );
+            // Send queues are locked before receive queues.
+            batch.routes.forget();
             // If it was set meanwhile, the queue is on the bell's list already.
             if step == Step::Idle || sq.scheduled.swap(true, Ordering::SeqCst) {
                 continue;

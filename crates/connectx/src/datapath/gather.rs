@@ -82,6 +82,9 @@ impl<'a, 'm> Cursor<'a, 'm> {
             else {
                 break;
             };
+            if let Some(next) = to.pieces.get(1) {
+                next.prefetch();
+            }
             let (copied, piece) = copy_and_sum(source, target);
             sum = sum.add(piece.at(done));
             self.step(copied);

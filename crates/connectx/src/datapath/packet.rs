@@ -307,20 +307,21 @@ impl<'a> Headers<'a> {
             key.set_bytes(0x00, &ethernet[6..]);
         }
         key.set_u16(0x06, self.ethertype);
+        // The word at 0x10: protocol, DSCP and ECN, kind of tag, fragment, IP version, TCP flags.
+        let mut word = 0;
         if let Some((kind, tci)) = self.vlan {
             key.set_u16(0x0e, tci);
-            key.set_bits(0x10, 15, 15, u32::from(kind == TYPE_CVLAN));
-            key.set_bits(0x10, 14, 14, u32::from(kind == TYPE_SVLAN));
+            word |= u32::from(kind == TYPE_CVLAN) << 15 | u32::from(kind == TYPE_SVLAN) << 14;
         }
         if let Some((version, at)) = self.ip {
-            self.match_ip(&mut key, version, at);
+            word |= u32::from(self.protocol) << 24 | u32::from(self.fragment) << 13;
+            word |= self.match_ip(&mut key, version, at);
         }
         if let (Some((transport, at)), Some((source, destination))) = (self.transport, self.ports())
         {
             let ports = match transport {
                 Transport::Tcp => {
-                    let flags = u32::from(be16(self.bytes, at + 12).unwrap_or(0)) & 0x1ff;
-                    key.set_bits(0x10, 8, 0, flags);
+                    word |= u32::from(be16(self.bytes, at + 12).unwrap_or(0)) & 0x1ff;
                     0x14
                 }
                 Transport::Udp => 0x1c,
@@ -328,10 +329,12 @@ impl<'a> Headers<'a> {
             key.set_u16(ports, source);
             key.set_u16(ports + 2, destination);
         }
+        key.set_u32(0x10, word);
         MatchKey::new(&bytes)
     }
 
-    fn match_ip(&self, key: &mut FieldsMut<'_>, version: Ip, at: usize) {
+    /// Sets what belongs to the IP header that starts at `at`, and returns its bits of the word at 0x10.
+    fn match_ip(&self, key: &mut FieldsMut<'_>, version: Ip, at: usize) -> u32 {
         let (number, class, limit) = match version {
             Ip::V4 => (4, self.bytes[at + 1], self.bytes[at + 8]),
             Ip::V6 => (
@@ -340,15 +343,12 @@ impl<'a> Headers<'a> {
                 self.bytes[at + 7],
             ),
         };
-        key.set_bits(0x10, 31, 24, u32::from(self.protocol));
-        key.set_bits(0x10, 23, 16, u32::from(class));
-        key.set_bits(0x10, 13, 13, u32::from(self.fragment));
-        key.set_bits(0x10, 12, 9, number);
-        key.set_bits(0x18, 7, 0, u32::from(limit));
+        key.set_u32(0x18, u32::from(limit));
         let (source, destination) = self.addresses().unwrap_or_default();
         // An IPv4 address is in the last bytes of its field.
         key.set_bytes(0x30 - source.len(), source);
         key.set_bytes(0x40 - destination.len(), destination);
+        u32::from(class) << 16 | number << 9
     }
 }
 

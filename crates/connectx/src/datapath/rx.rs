@@ -12,7 +12,7 @@ use crate::obj::counter::{self, QueueCounters};
 use crate::obj::cq::Cq;
 use crate::obj::flow::{MatchKey, Unwanted};
 use crate::obj::port::Port;
-use crate::obj::rq::{NoPlace, Place, Rq, RqState};
+use crate::obj::rq::{NoPlace, Rq};
 use crate::obj::series::Segment;
 use crate::obj::striding::Shape;
 
@@ -59,7 +59,7 @@ pub enum Outcome {
 /// Where a packet goes.
 #[derive(Clone, Copy)]
 pub struct Route<'p> {
-    rq: &'p Rq,
+    pub(super) rq: &'p Rq,
     cq: &'p Cq,
     counters: Option<&'p QueueCounters>,
     hash: u32,
@@ -193,8 +193,8 @@ pub fn receive<'p>(
 ) -> Outcome {
     let port = &ports[to];
     let headers = Headers::parse(frame.head);
-    let route = match batch.routes.find(ports, to, &headers) {
-        Ok(route) => route,
+    let (route, state) = match batch.routes.find(ports, to, &headers) {
+        Ok(found) => found,
         Err(unwanted) => {
             let counter = match unwanted {
                 Unwanted::Missed => &port.counters.missed,
@@ -218,7 +218,6 @@ pub fn receive<'p>(
         };
         return receive(ports, to, frame, batch, patient);
     }
-    let mut state = route.rq.state.lock();
     let stripped = headers.cvlan().filter(|_| !route.rq.keep_vlan);
     let total = frame.head.len() + frame.length;
     let cut = if stripped.is_some() { VLAN_TAG } else { 0 };
@@ -226,10 +225,14 @@ pub fn receive<'p>(
     let shape = shape(route.rq, frame.head, &headers, total, cut);
     let places = &mut batch.places;
     let place = match port.faults.arrival() {
-        Arrival::Well => route.rq.place(port, route.cq, &mut state, &shape, places),
+        Arrival::Well => {
+            let (rq, completions) = (route.rq, &mut batch.completions);
+            rq.place(port, route.cq, state, &shape, places, completions)
+        }
         Arrival::Starved => Err(NoPlace::Wait),
         Arrival::Fails => {
-            route.rq.fail(port, &mut state, Syndrome::LocalProtection);
+            let (syndrome, completions) = (Syndrome::LocalProtection, &mut batch.completions);
+            route.rq.fail(port, route.cq, state, syndrome, completions);
             Err(NoPlace::Starved)
         }
     };
@@ -248,6 +251,9 @@ pub fn receive<'p>(
             return Outcome::Done;
         }
     };
+    if let Some(place) = batch.places.first() {
+        place.prefetch();
+    }
     let info = RxInfo {
         length: stored as u32,
         hash: route.hash,
@@ -271,7 +277,8 @@ pub fn receive<'p>(
         info.l4_ok = !info.l4_ok;
         info.checksum = !info.checksum;
     }
-    complete(port, &route, &mut state, &place, &info, batch);
+    let entry = route.rq.received(state, &place, &info);
+    batch.completions.push(port, route.cq, entry);
     Outcome::Done
 }
 
@@ -334,19 +341,4 @@ fn store(
     places.write(&head[..ADDRESSES]);
     places.write(&head[ADDRESSES + cut..]);
     info
-}
-
-/// Tells the driver.
-fn complete<'p>(
-    port: &'p Port,
-    route: &Route<'p>,
-    state: &mut RqState,
-    place: &Place,
-    info: &RxInfo,
-    batch: &mut Batch<'p>,
-) {
-    let entry = route.rq.received(state, place, info);
-    if route.cq.push(port, entry) {
-        batch.notify(port, route.cq);
-    }
 }

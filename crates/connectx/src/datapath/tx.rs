@@ -173,10 +173,8 @@ fn read_entry(
 }
 
 fn push<'p>(port: &'p Port, sq: &Sq, entry: Cqe, batch: &mut Batch<'p>) {
-    if let Some(cq) = port.hca.cqs.get(sq.cqn)
-        && cq.push(port, entry)
-    {
-        batch.notify(port, cq);
+    if let Some(cq) = port.hca.cqs.get(sq.cqn) {
+        batch.completions.push(port, cq, entry);
     }
 }
 
@@ -292,13 +290,8 @@ impl<'p> Sender<'_, 'p> {
         self.spend()?;
         head[..inline.len()].copy_from_slice(inline);
         let mut body = Cursor::new(pieces);
-        let looked_at = total.min(MAX_HEADERS).max(inline.len());
-        let mut ahead = body;
-        ahead.read(&mut head[inline.len()..looked_at]);
-        let headers = Headers::parse(&head[..looked_at]);
-        let inner = headers.inner(&self.ports[self.me].hca.vxlan_ports);
-        let taken = inner.unwrap_or(headers).end().max(inline.len());
-        body.advance(taken - inline.len());
+        let taken = total.min(MAX_HEADERS).max(inline.len());
+        body.read(&mut head[inline.len()..taken]);
         self.transmit(state, ethernet, head, taken, body, total - taken)
     }
 

@@ -42,28 +42,23 @@ impl Cq {
         }
     }
 
-    /// Writes a completion. Returns whether the driver waits for it: then [`Self::notify`] is due,
-    /// now or after more completions.
-    pub fn push(&self, port: &Port, mut entry: Cqe) -> bool {
+    /// Writes completions, and tells the driver about them if it waits for some.
+    pub fn complete(&self, port: &Port, entries: &mut [Cqe]) {
         let mut state = self.state.lock();
-        if state.dead || self.full(port, &mut state) {
-            return false;
+        for entry in entries {
+            if state.dead || self.full(port, &mut state) {
+                return;
+            }
+            entry.0[0x3f] |= self.ring.owner(state.producer);
+            let address = self.ring.address(state.producer);
+            if let Err(fault) = port.bus.memory.publish(address, &entry.0) {
+                error!(cqn = self.number, %fault, "completion queue cannot be written");
+                self.kill(port, &mut state);
+                return;
+            }
+            state.producer = state.producer.wrapping_add(1);
         }
-        entry.0[0x3f] |= self.ring.owner(state.producer);
-        let address = self.ring.address(state.producer);
-        if let Err(fault) = port.bus.memory.publish(address, &entry.0) {
-            error!(cqn = self.number, %fault, "completion queue cannot be written");
-            self.kill(port, &mut state);
-            return false;
-        }
-        state.producer = state.producer.wrapping_add(1);
-        state.armed
-    }
-
-    /// Tells the driver about completions if it waits for them.
-    pub fn notify(&self, port: &Port) {
-        let mut state = self.state.lock();
-        if state.armed && !state.dead {
+        if state.armed {
             state.armed = false;
             self.event(port);
         }
@@ -118,6 +113,30 @@ impl Cq {
     }
 }
 
+/// The completions of a batch of packets. They are written at its end, queue by queue.
+#[derive(Default)]
+pub struct Completions<'p> {
+    queues: Vec<(&'p Port, &'p Cq, Vec<Cqe>)>,
+}
+
+impl<'p> Completions<'p> {
+    /// Adds one for `cq` of `port`.
+    pub fn push(&mut self, port: &'p Port, cq: &'p Cq, entry: Cqe) {
+        let mut queues = self.queues.iter_mut();
+        match queues.find(|(_, queue, _)| std::ptr::eq(*queue, cq)) {
+            Some((_, _, entries)) => entries.push(entry),
+            None => self.queues.push((port, cq, vec![entry])),
+        }
+    }
+
+    /// Writes them.
+    pub fn write(self) {
+        for (port, cq, mut entries) in self.queues {
+            cq.complete(port, &mut entries);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,15 +174,17 @@ mod tests {
     #[test]
     fn one_event_for_each_time_the_queue_is_armed() {
         let (port, cq) = setup();
-        assert!(!cq.push(&port, Cqe::sent(1, 0)), "nobody waits");
+        cq.complete(&port, &mut [Cqe::sent(1, 0)]);
+        assert_eq!(event(&port, 0).1, 0, "nobody waits");
         cq.arm(&port, 0);
         assert_eq!(event(&port, 0), (0, 7), "armed with a completion waiting");
         cq.arm(&port, 1);
-        assert!(cq.push(&port, Cqe::sent(1, 1)));
-        assert!(cq.push(&port, Cqe::sent(1, 2)));
-        assert_eq!(event(&port, 1).1, 0, "not before it is due");
-        cq.notify(&port);
-        cq.notify(&port);
+        let mut batch = Completions::default();
+        batch.push(&port, &cq, Cqe::sent(1, 1));
+        batch.push(&port, &cq, Cqe::sent(1, 2));
+        assert_eq!(event(&port, 1).1, 0, "not before the batch ends");
+        batch.write();
+        cq.complete(&port, &mut [Cqe::sent(1, 3)]);
         assert_eq!(event(&port, 1), (0, 7));
         assert_eq!(event(&port, 2).1, 0);
     }
@@ -171,17 +192,16 @@ mod tests {
     #[test]
     fn a_full_queue_looks_at_the_record_and_then_dies() {
         let (port, cq) = setup();
-        for counter in 0..4 {
-            cq.push(&port, Cqe::sent(1, counter));
-        }
+        let complete = |counter| cq.complete(&port, &mut [Cqe::sent(1, counter)]);
+        (0..4).for_each(complete);
         port.bus.memory.write(RECORD, &1u32.to_be_bytes()).unwrap();
-        cq.push(&port, Cqe::sent(1, 4));
+        complete(4);
         assert_eq!(
             port.bus.memory.load(0x203c).unwrap(),
             0x0004_0001,
             "second round"
         );
-        cq.push(&port, Cqe::sent(1, 5));
+        complete(5);
         assert_eq!(
             port.bus.memory.load(0x1000).unwrap() >> 16,
             EventType::CqError as u32

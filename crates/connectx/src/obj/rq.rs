@@ -5,7 +5,7 @@
 use parking_lot::Mutex;
 use tracing::error;
 
-use super::cq::Cq;
+use super::cq::{Completions, Cq};
 use super::mkey::KeyFault;
 use super::port::Port;
 use super::ring::Ring;
@@ -15,9 +15,6 @@ use crate::bits::event::{Cqe, RxInfo, Syndrome};
 use crate::bits::striding::Strides;
 use crate::bits::wqe::{Data, SEGMENT, TERMINATOR_KEY};
 use crate::mem::{Access, Slice};
-
-/// The most bytes an entry can have.
-const MAX_STRIDE: usize = 512;
 
 /// A receive queue.
 #[derive(Debug)]
@@ -92,17 +89,6 @@ enum Room {
     Drop,
 }
 
-/// What became of an entry whose places were asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scatter {
-    /// The places hold the packet.
-    Fits,
-    /// They are too small for it.
-    TooSmall,
-    /// The entry is broken; the queue has stopped.
-    Broken,
-}
-
 /// Where a packet goes.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
@@ -128,32 +114,36 @@ impl Rq {
     pub fn place<'p>(
         &self,
         port: &'p Port,
-        cq: &Cq,
+        cq: &'p Cq,
         state: &mut RqState,
         shape: &Shape,
         places: &mut Vec<Slice<'p>>,
+        completions: &mut Completions<'p>,
     ) -> Result<Place, NoPlace> {
         loop {
             places.clear();
-            match self.room(port, state) {
+            match self.room(port, cq, state, completions) {
                 Room::Entry => {}
                 Room::Wait => return Err(NoPlace::Wait),
                 Room::Drop => return Err(NoPlace::Starved),
             }
             let Some(striding) = &self.striding else {
-                return match self.scatter(port, state, shape.length, places) {
-                    Scatter::Fits => Ok(Place::Entry),
-                    Scatter::TooSmall | Scatter::Broken => Err(NoPlace::Discard),
+                let reason = match self.scatter(port, state, shape.length, places) {
+                    Ok(true) => return Ok(Place::Entry),
+                    Ok(false) => return Err(NoPlace::Discard),
+                    Err(reason) => reason,
                 };
+                let entry = state.consumer;
+                error!(rqn = self.number, entry, reason, "receive entry broken");
+                self.fail(port, cq, state, Syndrome::LocalProtection, completions);
+                return Err(NoPlace::Discard);
             };
             let failure = match striding.lay(port, self.pd, &state.fill, shape, places) {
                 Ok(landing) => return Ok(Place::Strides(landing)),
                 Err(NoLanding::TooSmall) => return Err(NoPlace::Discard),
                 Err(NoLanding::Full) => {
-                    if let Some(rest) = striding.close(&mut state.fill)
-                        && cq.push(port, rest.filler())
-                    {
-                        cq.notify(port);
+                    if let Some(rest) = striding.close(&mut state.fill) {
+                        completions.push(port, cq, rest.filler());
                     }
                     state.consumer = state.consumer.wrapping_add(1);
                     continue;
@@ -166,7 +156,7 @@ impl Rq {
             };
             let (syndrome, reason) = failure;
             error!(rqn = self.number, reason, "receive entry broken");
-            self.fail(port, state, syndrome);
+            self.fail(port, cq, state, syndrome, completions);
             return Err(NoPlace::Discard);
         }
     }
@@ -189,7 +179,13 @@ impl Rq {
     }
 
     /// Whether the queue can take a packet now.
-    fn room(&self, port: &Port, state: &mut RqState) -> Room {
+    fn room<'p>(
+        &self,
+        port: &'p Port,
+        cq: &'p Cq,
+        state: &mut RqState,
+        completions: &mut Completions<'p>,
+    ) -> Room {
         if state.state != QueueState::Ready {
             return Room::Drop;
         }
@@ -207,7 +203,7 @@ impl Rq {
                     rqn = self.number,
                     posted, "more entries posted than the ring has"
                 );
-                self.fail(port, state, Syndrome::LocalOperation);
+                self.fail(port, cq, state, Syndrome::LocalOperation, completions);
                 return Room::Drop;
             }
         }
@@ -221,59 +217,47 @@ impl Rq {
         }
     }
 
-    /// Appends the places for a packet of `length` bytes, from the next entry. Does not consume it.
+    /// Appends the places for a packet of `length` bytes, from the next entry; returns whether they are large enough for
+    /// it, or what is wrong with the entry. Does not consume it.
     fn scatter<'p>(
-        &self,
-        port: &'p Port,
-        state: &mut RqState,
-        length: usize,
-        places: &mut Vec<Slice<'p>>,
-    ) -> Scatter {
-        match self.try_scatter(port, state, length, places) {
-            Ok(true) => Scatter::Fits,
-            Ok(false) => Scatter::TooSmall,
-            Err(reason) => {
-                error!(
-                    rqn = self.number,
-                    entry = state.consumer,
-                    reason,
-                    "receive entry broken"
-                );
-                self.fail(port, state, Syndrome::LocalProtection);
-                Scatter::Broken
-            }
-        }
-    }
-
-    fn try_scatter<'p>(
         &self,
         port: &'p Port,
         state: &RqState,
         mut length: usize,
         places: &mut Vec<Slice<'p>>,
     ) -> Result<bool, String> {
-        let mut entry = [0; MAX_STRIDE];
-        let entry = &mut entry[..self.ring.stride().min(MAX_STRIDE)];
-        let address = self.ring.address(u32::from(state.consumer));
-        let memory = &port.bus.memory;
-        memory
-            .read(address, entry)
-            .map_err(|fault| fault.to_string())?;
-        for segment in entry.chunks_exact(SEGMENT) {
-            let data = Data::decode(segment);
-            if data.length == 0 || data.key == TERMINATOR_KEY || length == 0 {
+        let entry = self.ring.address(u32::from(state.consumer));
+        for segment in (0..self.ring.stride()).step_by(SEGMENT) {
+            let at = entry.wrapping_add(segment as u64);
+            let segment: [u8; SEGMENT] = port
+                .bus
+                .memory
+                .array(at)
+                .map_err(|fault| fault.to_string())?;
+            let data = Data::decode(&segment);
+            if data.length == 0 || data.key == TERMINATOR_KEY {
                 break;
             }
             let here = length.min(data.length as usize);
             port.slices(data.key, self.pd, Access::Write, data.address, here, places)
                 .map_err(|fault: KeyFault| fault.to_string())?;
             length -= here;
+            if length == 0 {
+                return Ok(true);
+            }
         }
-        Ok(length == 0)
+        Ok(false)
     }
 
     /// Stops the queue with an error completion for the next entry.
-    pub fn fail(&self, port: &Port, state: &mut RqState, syndrome: Syndrome) {
+    pub fn fail<'p>(
+        &self,
+        port: &'p Port,
+        cq: &'p Cq,
+        state: &mut RqState,
+        syndrome: Syndrome,
+        completions: &mut Completions<'p>,
+    ) {
         state.state = QueueState::Error;
         let mut completion = Cqe::receive_error(self.number, state.consumer, syndrome);
         if self.striding.is_some() {
@@ -283,11 +267,7 @@ impl Rq {
             };
             strides.encode(&mut completion);
         }
-        if let Some(cq) = port.hca.cqs.get(self.cqn)
-            && cq.push(port, completion)
-        {
-            cq.notify(port);
-        }
+        completions.push(port, cq, completion);
     }
 }
 
@@ -300,7 +280,7 @@ mod tests {
 
     const RECORD: u64 = 0x3000;
 
-    /// A ready queue of four entries of four segments at 0x1000.
+    /// A ready queue of four entries of four segments at 0x1000, and a key for all memory.
     fn setup() -> (Port, Rq, u32) {
         let mut port = port(0x10000);
         let mkey = Mkey {
@@ -328,6 +308,11 @@ mod tests {
         (port, rq, key)
     }
 
+    fn cq() -> Cq {
+        let list = 0x2000u64.to_be_bytes();
+        Cq::new(7, 0, 0x3040, Ring::new(Fields(&list), 0, 2, 6).unwrap())
+    }
+
     fn post(port: &Port, entry: u64, segments: &[(u32, u32, u64)]) {
         for (i, &(length, key, address)) in segments.iter().enumerate() {
             let mut bytes = [0; 16];
@@ -348,32 +333,38 @@ mod tests {
     #[test]
     fn a_queue_waits_only_after_it_has_had_buffers() {
         let (port, rq, _) = setup();
+        let cq = cq();
+        let mut completions = Completions::default();
+        let mut room = |state: &mut RqState| rq.room(&port, &cq, state, &mut completions);
         let mut state = rq.state.lock();
-        assert_eq!(rq.room(&port, &mut state), Room::Drop);
+        assert_eq!(room(&mut state), Room::Drop);
         port.bus.memory.write(RECORD, &1u32.to_be_bytes()).unwrap();
-        assert_eq!(rq.room(&port, &mut state), Room::Entry);
+        assert_eq!(room(&mut state), Room::Entry);
         state.consumer = 1;
-        assert_eq!(rq.room(&port, &mut state), Room::Wait);
+        assert_eq!(room(&mut state), Room::Wait);
         state.starved = true;
-        assert_eq!(rq.room(&port, &mut state), Room::Drop);
+        assert_eq!(room(&mut state), Room::Drop);
         port.bus.memory.write(RECORD, &2u32.to_be_bytes()).unwrap();
-        assert_eq!(rq.room(&port, &mut state), Room::Entry);
+        assert_eq!(room(&mut state), Room::Entry);
         assert!(!state.starved);
     }
 
     #[test]
     fn a_record_beyond_the_ring_stops_the_queue() {
         let (port, rq, _) = setup();
+        let cq = cq();
+        let mut completions = Completions::default();
         let mut state = rq.state.lock();
         port.bus.memory.write(RECORD, &5u32.to_be_bytes()).unwrap();
-        assert_eq!(rq.room(&port, &mut state), Room::Drop);
+        let room = rq.room(&port, &cq, &mut state, &mut completions);
+        assert_eq!(room, Room::Drop);
         assert_eq!(state.state, QueueState::Error);
     }
 
     #[test]
     fn segments_are_filled_in_order() {
         let (port, rq, key) = setup();
-        let mut state = rq.state.lock();
+        let state = rq.state.lock();
         let (header, data) = (0x8000_0000 | 114, 4096);
         post(
             &port,
@@ -386,36 +377,41 @@ mod tests {
             ],
         );
         let mut places = Vec::new();
-        assert_eq!(
-            rq.scatter(&port, &mut state, 100, &mut places),
-            Scatter::Fits
-        );
+        assert_eq!(rq.scatter(&port, &state, 100, &mut places), Ok(true));
         assert_eq!(lengths(&places), [100]);
         places.clear();
         assert_eq!(
-            rq.scatter(&port, &mut state, 114 + 4096 + 1, &mut places),
-            Scatter::Fits
+            rq.scatter(&port, &state, 114 + 4096 + 1, &mut places),
+            Ok(true)
         );
         assert_eq!(lengths(&places), [114, 4096, 1]);
         places.clear();
         let over = 114 + 2 * 4096 + 1;
-        assert_eq!(
-            rq.scatter(&port, &mut state, over, &mut places),
-            Scatter::TooSmall
-        );
+        assert_eq!(rq.scatter(&port, &state, over, &mut places), Ok(false));
     }
 
     #[test]
     fn a_foreign_key_or_a_hole_stops_the_queue() {
         let (port, rq, key) = setup();
+        let cq = cq();
+        port.bus.memory.write(RECORD, &1u32.to_be_bytes()).unwrap();
         for (key, address) in [(key + 1, 0x4000), (0x4200, 0x4000), (key, 0x10_0000)] {
             let mut state = RqState::new(QueueState::Ready);
             post(&port, 0, &[(2048, key, address)]);
-            let mut places = Vec::new();
-            assert_eq!(
-                rq.scatter(&port, &mut state, 64, &mut places),
-                Scatter::Broken
+            let shape = Shape {
+                length: 64,
+                ..Shape::default()
+            };
+            let (mut places, mut completions) = (Vec::new(), Completions::default());
+            let place = rq.place(
+                &port,
+                &cq,
+                &mut state,
+                &shape,
+                &mut places,
+                &mut completions,
             );
+            assert_eq!(place.unwrap_err(), NoPlace::Discard);
             assert_eq!(state.state, QueueState::Error);
         }
     }

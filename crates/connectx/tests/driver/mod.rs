@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use connectx::cmd::iseg;
 use connectx::datapath::doorbell::Doorbell;
 use connectx::datapath::engine;
 use connectx::datapath::link::Cable;
+use connectx::mem::GuestMemory;
 use connectx::model::{CX5, Model};
 
 /// Operation of a send entry: one frame.
@@ -31,7 +31,7 @@ const MEMORY: u64 = 64 << 20;
 /// Two ports with a cable and engines, and the memory of both hosts.
 pub struct Setup {
     pub cable: Arc<Cable>,
-    memory: File,
+    memory: GuestMemory,
     free: Cell<u64>,
     engines: Vec<JoinHandle<()>>,
 }
@@ -60,16 +60,18 @@ impl Setup {
     }
 
     fn still(model: &'static dyn Model, pause: Duration) -> Self {
-        let memory = rustix::fs::memfd_create("connectx-driver", rustix::fs::MemfdFlags::CLOEXEC);
-        let memory = File::from(memory.unwrap());
-        memory.set_len(MEMORY).unwrap();
+        let file = rustix::fs::memfd_create("connectx-driver", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = File::from(file.unwrap());
+        file.set_len(MEMORY).unwrap();
+        let map = |memory: &mut GuestMemory| {
+            memory.map(&file, 0, 0, MEMORY, true, true).unwrap();
+        };
         let cable = Arc::new(Cable::new(model, pause));
         for port in cable.ports.write().iter_mut() {
-            port.bus
-                .memory
-                .map(&memory, 0, 0, MEMORY, true, true)
-                .unwrap();
+            map(&mut port.bus.memory);
         }
+        let mut memory = GuestMemory::default();
+        map(&mut memory);
         Self {
             cable,
             memory,
@@ -87,13 +89,18 @@ impl Setup {
     }
 
     pub fn write(&self, at: u64, bytes: &[u8]) {
-        self.memory.write_all_at(bytes, at).unwrap();
+        self.memory.write(at, bytes).unwrap();
     }
 
     pub fn read(&self, at: u64, bytes: usize) -> Vec<u8> {
         let mut to = vec![0; bytes];
-        self.memory.read_exact_at(&mut to, at).unwrap();
+        self.memory.read(at, &mut to).unwrap();
         to
+    }
+
+    /// The memory, all of it from address 0 on.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
     }
 
     pub fn port(&self, index: usize) -> Port<'_> {
@@ -420,8 +427,9 @@ impl Cq<'_> {
     pub fn poll(&self) -> Option<Vec<u8>> {
         let consumer = self.consumer.get();
         let slot = u64::from(consumer & ((1 << self.log_size) - 1));
-        let owner = self.setup.read(self.ring + slot * 64 + 63, 1)[0];
-        if owner >> 4 == 0xf || u32::from(owner & 1) != consumer >> self.log_size & 1 {
+        // Its last byte; what the device wrote before is seen by later reads.
+        let owner = self.setup.memory.load(self.ring + slot * 64 + 60).unwrap() & 0xff;
+        if owner >> 4 == 0xf || owner & 1 != consumer >> self.log_size & 1 {
             return None;
         }
         self.consumer.set(consumer + 1);
