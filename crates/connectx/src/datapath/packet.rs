@@ -47,9 +47,7 @@ pub enum Transport {
 
 /// Where the headers of a packet are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Headers<'a> {
-    /// The packet's first bytes.
-    bytes: &'a [u8],
+pub struct Layout {
     ethertype: u16,
     /// The outermost tag: its type and its control information.
     vlan: Option<(u16, u16)>,
@@ -64,6 +62,64 @@ pub struct Headers<'a> {
     end: usize,
     /// Where the IP header says that the packet ends.
     ip_end: usize,
+}
+
+/// The headers of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers<'a> {
+    /// The packet's first bytes.
+    bytes: &'a [u8],
+    layout: Layout,
+}
+
+/// Where the headers of a packet are, and those of the packet that it carries through a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Layers {
+    /// Those of the packet.
+    pub outer: Layout,
+    /// Those in the tunnel.
+    pub inner: Option<Layout>,
+}
+
+impl Layers {
+    /// Looks at the first bytes of a packet; VXLAN is what goes to a UDP port among `vxlan`.
+    pub fn parse(bytes: &[u8], vxlan: &[u16]) -> Self {
+        let outer = Headers::parse(bytes);
+        Self {
+            outer: outer.layout,
+            inner: outer.inner(vxlan).map(|inner| inner.layout),
+        }
+    }
+
+    /// All there are.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Layout> {
+        std::iter::once(&mut self.outer).chain(&mut self.inner)
+    }
+}
+
+impl Layout {
+    /// The headers that are there in `bytes`: those that were parsed, with other values in their fields at most.
+    pub fn of<'a>(&self, bytes: &'a [u8]) -> Headers<'a> {
+        Headers {
+            bytes: &bytes[..bytes.len().min(MAX_HEADERS)],
+            layout: *self,
+        }
+    }
+
+    /// IP version and where its header starts.
+    pub fn ip(&self) -> Option<(Ip, usize)> {
+        self.ip
+    }
+
+    /// Transport protocol and where its header starts.
+    pub fn transport(&self) -> Option<(Transport, usize)> {
+        self.transport
+    }
+
+    /// The IP header is to say that the packet ends at `end`.
+    pub fn set_ip_end(&mut self, end: usize) {
+        self.ip_end = end;
+    }
 }
 
 /// A big-endian 16-bit word, or nothing past the end.
@@ -83,29 +139,27 @@ impl<'a> Headers<'a> {
     /// The headers of the packet that this one carries through a tunnel: VXLAN to a UDP port among
     /// `vxlan`, GRE, or IP in IP.
     pub fn inner(&self, vxlan: &[u16]) -> Option<Self> {
-        if self.fragment {
+        if self.layout.fragment {
             return None;
         }
         const VXLAN: usize = 8 + 8;
-        let (ethertype, at) = match (self.transport, self.protocol) {
+        let (ethertype, at) = match (self.layout.transport, self.layout.protocol) {
             (Some((Transport::Udp, at)), _) if vxlan.contains(&self.ports()?.1) => {
                 (TYPE_BRIDGED, at + VXLAN)
             }
             (None, GRE) => self.gre()?,
-            (None, IPV4_IN_IP) => (TYPE_IPV4, self.end),
-            (None, IPV6_IN_IP) => (TYPE_IPV6, self.end),
+            (None, IPV4_IN_IP) => (TYPE_IPV4, self.layout.end),
+            (None, IPV6_IN_IP) => (TYPE_IPV6, self.layout.end),
             _ => return None,
         };
-        let mut inner = Self {
-            ethertype,
-            ..Self::none(self.bytes)
-        };
+        let mut inner = Self::none(self.bytes);
+        inner.layout.ethertype = ethertype;
         let at = match ethertype {
             TYPE_BRIDGED => inner.ethernet(at)?,
             _ => at,
         };
         let _ = inner.network(at);
-        inner.ip.map(|_| inner)
+        inner.layout.ip.map(|_| inner)
     }
 
     /// What a GRE header says to be behind it, and where.
@@ -114,18 +168,20 @@ impl<'a> Headers<'a> {
         const KEY: u16 = 0x2000;
         const SEQUENCE: u16 = 0x1000;
         const VERSION: u16 = 7;
-        let flags = be16(self.bytes, self.end)?;
+        let flags = be16(self.bytes, self.layout.end)?;
         if flags & VERSION != 0 {
             return None;
         }
         let options = (flags & (CHECKSUM | KEY | SEQUENCE)).count_ones() as usize;
-        Some((be16(self.bytes, self.end + 2)?, self.end + 4 + 4 * options))
+        Some((
+            be16(self.bytes, self.layout.end + 2)?,
+            self.layout.end + 4 + 4 * options,
+        ))
     }
 
     /// Nothing has been found yet.
     fn none(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
+        let layout = Layout {
             ethertype: 0,
             vlan: None,
             ip: None,
@@ -134,24 +190,25 @@ impl<'a> Headers<'a> {
             transport: None,
             end: bytes.len().min(ETHERNET),
             ip_end: 0,
-        }
+        };
+        Self { bytes, layout }
     }
 
     fn ethernet(&mut self, start: usize) -> Option<usize> {
         let mut at = start + ETHERNET;
-        self.ethertype = be16(self.bytes, at - 2)?;
-        while let TYPE_CVLAN | TYPE_SVLAN = self.ethertype {
-            let tag = (self.ethertype, be16(self.bytes, at)?);
-            self.ethertype = be16(self.bytes, at + 2)?;
-            self.vlan.get_or_insert(tag);
+        self.layout.ethertype = be16(self.bytes, at - 2)?;
+        while let TYPE_CVLAN | TYPE_SVLAN = self.layout.ethertype {
+            let tag = (self.layout.ethertype, be16(self.bytes, at)?);
+            self.layout.ethertype = be16(self.bytes, at + 2)?;
+            self.layout.vlan.get_or_insert(tag);
             at += VLAN_TAG;
-            self.end = at;
+            self.layout.end = at;
         }
         Some(at)
     }
 
     fn network(&mut self, at: usize) -> Option<()> {
-        match self.ethertype {
+        match self.layout.ethertype {
             TYPE_IPV4 => self.ipv4(at),
             TYPE_IPV6 => self.ipv6(at),
             _ => None,
@@ -164,12 +221,12 @@ impl<'a> Headers<'a> {
         if header[0] >> 4 != 4 || length < 20 || self.bytes.len() < at + length {
             return None;
         }
-        self.ip = Some((Ip::V4, at));
-        self.protocol = header[9];
-        self.end = at + length;
-        self.ip_end = at + usize::from(be16(header, 2)?);
+        self.layout.ip = Some((Ip::V4, at));
+        self.layout.protocol = header[9];
+        self.layout.end = at + length;
+        self.layout.ip_end = at + usize::from(be16(header, 2)?);
         // More fragments, or an offset.
-        self.fragment = be16(header, 6)? & 0x3fff != 0;
+        self.layout.fragment = be16(header, 6)? & 0x3fff != 0;
         self.transport(at + length)
     }
 
@@ -178,34 +235,34 @@ impl<'a> Headers<'a> {
         if header[0] >> 4 != 6 {
             return None;
         }
-        self.ip = Some((Ip::V6, at));
-        self.protocol = header[6];
-        self.end = at + 40;
-        self.ip_end = self.end + usize::from(be16(header, 4)?);
+        self.layout.ip = Some((Ip::V6, at));
+        self.layout.protocol = header[6];
+        self.layout.end = at + 40;
+        self.layout.ip_end = self.layout.end + usize::from(be16(header, 4)?);
         let mut next = at + 40;
         loop {
             // Hop-by-hop, routing and destination options: next header, length in 8 bytes.
-            let length = match self.protocol {
+            let length = match self.layout.protocol {
                 0 | 43 | 60 => 8 + 8 * usize::from(*self.bytes.get(next + 1)?),
                 44 => {
-                    self.fragment = true;
+                    self.layout.fragment = true;
                     8
                 }
                 _ => break,
             };
             let header = self.bytes.get(next..next + length)?;
-            self.protocol = header[0];
+            self.layout.protocol = header[0];
             next += length;
-            self.end = next;
+            self.layout.end = next;
         }
         self.transport(next)
     }
 
     fn transport(&mut self, at: usize) -> Option<()> {
-        if self.fragment {
+        if self.layout.fragment {
             return None;
         }
-        let (transport, length) = match self.protocol {
+        let (transport, length) = match self.layout.protocol {
             TCP => (
                 Transport::Tcp,
                 usize::from(*self.bytes.get(at + 12)? >> 4) * 4,
@@ -217,41 +274,42 @@ impl<'a> Headers<'a> {
             return None;
         }
         self.bytes.get(at..at + length)?;
-        self.transport = Some((transport, at));
-        self.end = at + length;
+        self.layout.transport = Some((transport, at));
+        self.layout.end = at + length;
         Some(())
     }
 
     /// Where the last understood header ends.
     pub fn end(&self) -> usize {
-        self.end
+        self.layout.end
     }
 
     /// Where the IP header says that the packet ends; what follows is padding. Zero without IP.
     pub fn ip_end(&self) -> usize {
-        self.ip_end
+        self.layout.ip_end
     }
 
     /// IP version and where its header starts.
     pub fn ip(&self) -> Option<(Ip, usize)> {
-        self.ip
+        self.layout.ip
     }
 
     /// Transport protocol and where its header starts.
     pub fn transport_at(&self) -> Option<(Transport, usize)> {
-        self.transport
+        self.layout.transport
     }
 
     /// The control information of the outermost tag if that is a C-tag.
     pub fn cvlan(&self) -> Option<u16> {
-        self.vlan
+        self.layout
+            .vlan
             .filter(|(kind, _)| *kind == TYPE_CVLAN)
             .map(|(_, tci)| tci)
     }
 
     /// Source and destination address, 4 or 16 bytes each.
     pub fn addresses(&self) -> Option<(&'a [u8], &'a [u8])> {
-        let (version, at) = self.ip?;
+        let (version, at) = self.layout.ip?;
         let (at, length) = match version {
             Ip::V4 => (at + 12, 4),
             Ip::V6 => (at + 8, 16),
@@ -264,15 +322,15 @@ impl<'a> Headers<'a> {
 
     /// Source and destination port.
     pub fn ports(&self) -> Option<(u16, u16)> {
-        let (_, at) = self.transport?;
+        let (_, at) = self.layout.transport?;
         Some((be16(self.bytes, at)?, be16(self.bytes, at + 2)?))
     }
 
     /// Security parameter index of an IPsec header.
     pub fn spi(&self) -> Option<[u8; 4]> {
-        let at = match self.protocol {
-            ESP if !self.fragment => self.end,
-            AH if !self.fragment => self.end + 4,
+        let at = match self.layout.protocol {
+            ESP if !self.layout.fragment => self.layout.end,
+            AH if !self.layout.fragment => self.layout.end + 4,
             _ => return None,
         };
         Some(Fields(self.bytes.get(at..at + 4)?).array(0))
@@ -280,7 +338,7 @@ impl<'a> Headers<'a> {
 
     /// Whether the IPv4 header checksum is right. IPv6 has none.
     pub fn ip_intact(&self) -> bool {
-        match self.ip {
+        match self.layout.ip {
             Some((Ip::V4, at)) => {
                 Sum::of(&self.bytes[at..ipv4_end(self.bytes, at)]).fold() == 0xffff
             }
@@ -294,7 +352,7 @@ impl<'a> Headers<'a> {
         let (source, destination) = self.addresses().unwrap_or_default();
         Sum::of(source)
             .add(Sum::of(destination))
-            .add(Sum::word(u16::from(self.protocol)))
+            .add(Sum::word(u16::from(self.layout.protocol)))
             .add(Sum::of(&(length as u32).to_be_bytes()))
     }
 
@@ -306,18 +364,19 @@ impl<'a> Headers<'a> {
             key.set_bytes(0x08, &ethernet[..6]);
             key.set_bytes(0x00, &ethernet[6..]);
         }
-        key.set_u16(0x06, self.ethertype);
+        key.set_u16(0x06, self.layout.ethertype);
         // The word at 0x10: protocol, DSCP and ECN, kind of tag, fragment, IP version, TCP flags.
         let mut word = 0;
-        if let Some((kind, tci)) = self.vlan {
+        if let Some((kind, tci)) = self.layout.vlan {
             key.set_u16(0x0e, tci);
             word |= u32::from(kind == TYPE_CVLAN) << 15 | u32::from(kind == TYPE_SVLAN) << 14;
         }
-        if let Some((version, at)) = self.ip {
-            word |= u32::from(self.protocol) << 24 | u32::from(self.fragment) << 13;
+        if let Some((version, at)) = self.layout.ip {
+            word |= u32::from(self.layout.protocol) << 24 | u32::from(self.layout.fragment) << 13;
             word |= self.match_ip(&mut key, version, at);
         }
-        if let (Some((transport, at)), Some((source, destination))) = (self.transport, self.ports())
+        if let (Some((transport, at)), Some((source, destination))) =
+            (self.layout.transport, self.ports())
         {
             let ports = match transport {
                 Transport::Tcp => {

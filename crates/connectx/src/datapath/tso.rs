@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Segmentation offload: the headers of the packets that one large send is cut into.
 
-use super::packet::{Headers, Ip, Transport};
+use super::packet::{Ip, Layers, Layout, Transport};
 
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
@@ -36,25 +36,18 @@ pub fn segment(index: u32, payload: usize, mss: u16) -> Option<Segment> {
     })
 }
 
-/// Turns the headers of a large send, in `bytes`, into those of one segment; those of a tunnel (VXLAN
-/// to a UDP port among `vxlan`, or others) and of what is in it. Checksums are left.
-pub fn cut(bytes: &mut [u8], segment: &Segment, vxlan: &[u16]) {
-    let outer = Headers::parse(bytes);
-    let layers = [Some(outer), outer.inner(vxlan)]
-        .map(|layer| layer.map(|headers| (headers.ip(), headers.transport_at())));
-    for (ip, transport) in layers.into_iter().flatten() {
-        cut_layer(bytes, segment, ip, transport);
+/// Turns the headers of a large send, in `bytes`, into those of one segment, in all `layers`. Checksums are left.
+pub fn cut(bytes: &mut [u8], segment: &Segment, layers: &mut Layers) {
+    let end = bytes.len() + segment.length;
+    for layer in layers.iter_mut() {
+        cut_layer(bytes, segment, layer);
+        layer.set_ip_end(end);
     }
 }
 
-fn cut_layer(
-    bytes: &mut [u8],
-    segment: &Segment,
-    ip: Option<(Ip, usize)>,
-    transport: Option<(Transport, usize)>,
-) {
+fn cut_layer(bytes: &mut [u8], segment: &Segment, layer: &Layout) {
     let end = bytes.len() + segment.length;
-    match ip {
+    match layer.ip() {
         Some((Ip::V4, at)) => {
             set16(bytes, at + 2, (end - at) as u16);
             let id = u16::from_be_bytes([bytes[at + 4], bytes[at + 5]]);
@@ -63,7 +56,7 @@ fn cut_layer(
         Some((Ip::V6, at)) => set16(bytes, at + 4, (end - at - 40) as u16),
         None => {}
     }
-    match transport {
+    match layer.transport() {
         Some((Transport::Tcp, at)) => {
             let sequence = std::array::from_fn(|i| bytes[at + 4 + i]);
             let sequence = u32::from_be_bytes(sequence).wrapping_add(segment.offset);
@@ -107,7 +100,7 @@ mod tests {
             .iter()
             .map(|segment| {
                 let mut bytes = template.clone();
-                cut(&mut bytes, segment, &[]);
+                cut(&mut bytes, segment, &mut Layers::parse(&template, &[]));
                 bytes
             })
             .collect();
@@ -123,7 +116,8 @@ mod tests {
     #[test]
     fn lengths_of_udp_over_ipv6() {
         let mut bytes = udp6(0);
-        cut(&mut bytes, &segment(1, 300, 200).unwrap(), &[]);
+        let mut layers = Layers::parse(&bytes, &[]);
+        cut(&mut bytes, &segment(1, 300, 200).unwrap(), &mut layers);
         assert_eq!(Fields(&bytes).u16(18), 108);
         assert_eq!(Fields(&bytes).u16(58), 108);
     }
@@ -233,7 +227,7 @@ mod tests {
                 .iter()
                 .map(|segment| {
                     let mut bytes = template.clone();
-                    cut(&mut bytes, segment, &[]);
+                    cut(&mut bytes, segment, &mut Layers::parse(&template, &[]));
                     bytes
                 })
                 .collect();

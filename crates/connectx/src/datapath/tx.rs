@@ -8,7 +8,7 @@ use tracing::{error, warn};
 use super::engine::Batch;
 use super::gather::Cursor;
 use super::link::peer;
-use super::packet::{ETHERNET, Headers, Ip, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum};
+use super::packet::{ETHERNET, Ip, Layers, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum};
 use super::rx::{Frame, Outcome, Transported, from_cable, receive};
 use super::tso;
 use crate::bits::ctx::QueueState;
@@ -178,6 +178,18 @@ fn push<'p>(port: &'p Port, sq: &Sq, entry: Cqe, batch: &mut Batch<'p>) {
     }
 }
 
+/// A packet that is about to be sent.
+struct Packet<'a, 'p> {
+    /// Its first bytes, all headers among them, and room for more.
+    head: &'a mut [u8; HEAD],
+    /// How many bytes of `head` they are.
+    taken: usize,
+    /// The rest.
+    body: Cursor<'a, 'p>,
+    /// Bytes of the rest.
+    length: usize,
+}
+
 /// What it takes to send one entry.
 struct Sender<'b, 'p> {
     ports: &'p [Port; 2],
@@ -292,7 +304,14 @@ impl<'p> Sender<'_, 'p> {
         let mut body = Cursor::new(pieces);
         let taken = total.min(MAX_HEADERS).max(inline.len());
         body.read(&mut head[inline.len()..taken]);
-        self.transmit(state, ethernet, head, taken, body, total - taken)
+        let layers = self.layers(&head[..taken]);
+        let packet = Packet {
+            head,
+            taken,
+            body,
+            length: total - taken,
+        };
+        self.transmit(state, ethernet, packet, &layers)
     }
 
     /// A header, and payload that is cut into packets.
@@ -314,32 +333,45 @@ impl<'p> Sender<'_, 'p> {
         }
         let mut body = Cursor::new(pieces);
         body.advance(state.sent as usize * usize::from(ethernet.mss));
+        let mut layers = self.layers(inline);
         while let Some(segment) = tso::segment(state.sent, length, ethernet.mss) {
             self.spend()?;
             head[..inline.len()].copy_from_slice(inline);
-            let vxlan = &self.ports[self.me].hca.vxlan_ports;
-            tso::cut(&mut head[..inline.len()], &segment, vxlan);
-            self.transmit(state, ethernet, head, inline.len(), body, segment.length)?;
+            tso::cut(&mut head[..inline.len()], &segment, &mut layers);
+            let packet = Packet {
+                head,
+                taken: inline.len(),
+                body,
+                length: segment.length,
+            };
+            self.transmit(state, ethernet, packet, &layers)?;
             body.advance(segment.length);
             state.sent += 1;
         }
         Ok(())
     }
 
-    /// Puts one frame on the cable: `taken` bytes of `head`, then `length` bytes of `body`.
+    /// Where the headers of a packet are that starts with `head`.
+    fn layers(&self, head: &[u8]) -> Layers {
+        Layers::parse(head, &self.ports[self.me].hca.vxlan_ports)
+    }
+
+    /// Puts one frame on the cable.
     fn transmit(
         &mut self,
         state: &mut SqState,
         ethernet: &Ethernet,
-        head: &mut [u8; HEAD],
-        mut taken: usize,
-        mut body: Cursor<'_, 'p>,
-        mut length: usize,
+        packet: Packet<'_, 'p>,
+        layers: &Layers,
     ) -> Result<(), Stop> {
-        let outer = Headers::parse(&head[..taken]);
-        let inner = (ethernet.inner_l3_checksum || ethernet.inner_l4_checksum)
-            .then(|| outer.inner(&self.ports[self.me].hca.vxlan_ports))
-            .flatten();
+        let Packet {
+            head,
+            mut taken,
+            mut body,
+            mut length,
+        } = packet;
+        let outer = layers.outer.of(&head[..taken]);
+        let inner = layers.inner.map(|inner| inner.of(&head[..taken]));
         let fill = match inner {
             // As far as the outer packet goes; a sum of anything else is nobody's checksum.
             Some(inner) if ethernet.inner_l4_checksum => {
@@ -348,10 +380,12 @@ impl<'p> Sender<'_, 'p> {
             _ if ethernet.l4_checksum => Transported::of(&outer, taken + length),
             _ => None,
         };
-        let (outer, inner) = (outer.ip(), inner.and_then(|inner| inner.ip()));
         for (wanted, ip) in [
-            (ethernet.l3_checksum, outer),
-            (ethernet.inner_l3_checksum, inner),
+            (ethernet.l3_checksum, layers.outer.ip()),
+            (
+                ethernet.inner_l3_checksum,
+                layers.inner.and_then(|inner| inner.ip()),
+            ),
         ] {
             if let (true, Some((Ip::V4, at))) = (wanted, ip) {
                 set_ipv4_checksum(&mut head[..taken], at);
