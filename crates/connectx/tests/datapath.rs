@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use connectx::bits::Fields;
 use connectx::datapath::fcs::fcs;
-use driver::{CHECKSUMS, LARGE_SEND, Message, SEND, Setup, eventually, headers, pattern, sum};
+use driver::{
+    CHECKSUMS, Ends, LARGE_SEND, Message, SEND, Setup, eventually, headers, pattern, sum,
+};
 
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -33,10 +35,9 @@ fn check(packet: &[u8], completion: &[u8]) {
 #[test]
 fn a_packet_is_scattered_over_the_segments_of_an_entry_in_order() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(4), b.cq(4));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 4, 0));
-    b.receive_all(&rq);
+    let Ends {
+        a, tx, sq, rx, rq, ..
+    } = Ends::new(&setup, 6, 4);
 
     // Header, two pages, and a terminator; the header segment ends in the payload.
     let (head, pages) = (setup.alloc(4096), setup.alloc(8192));
@@ -76,10 +77,9 @@ fn a_packet_is_scattered_over_the_segments_of_an_entry_in_order() {
 #[test]
 fn a_large_send_becomes_a_train_of_packets() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(4), b.cq(6));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 6, 1, 0));
-    b.receive_all(&rq);
+    let Ends {
+        a, tx, sq, rx, rq, ..
+    } = Ends::new(&setup, 6, 1);
     let buffers = setup.alloc(64 * 2048);
     for i in 0..64 {
         rq.post(&[(2048, buffers + i * 2048)]);
@@ -118,10 +118,7 @@ fn a_large_send_becomes_a_train_of_packets() {
 #[test]
 fn a_short_packet_is_padded_and_its_padding_counted() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(4), b.cq(4));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
-    b.receive_all(&rq);
+    let Ends { a, sq, rx, rq, .. } = Ends::new(&setup, 6, 1);
     let (from, to) = (setup.alloc(64), setup.alloc(2048));
     setup.write(to, &[0xee; 70]);
     rq.post(&[(2048, to)]);
@@ -138,10 +135,7 @@ fn a_short_packet_is_padded_and_its_padding_counted() {
 #[test]
 fn a_vlan_tag_is_taken_off() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(4), b.cq(4));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
-    b.receive_all(&rq);
+    let Ends { a, sq, rx, rq, .. } = Ends::new(&setup, 6, 1);
     let (from, to) = (setup.alloc(4096), setup.alloc(4096));
     rq.post(&[(2048, to)]);
     let mut packet = headers(100);
@@ -164,10 +158,9 @@ fn a_vlan_tag_is_taken_off() {
 #[test]
 fn the_fcs_can_be_kept() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(4), b.cq(4));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
-    b.receive_all(&rq);
+    let Ends {
+        a, sq, b, rx, rq, ..
+    } = Ends::new(&setup, 6, 1);
     let modify = Message::new(0x909, 0x110)
         .bits(0x08, 31, 28, 1)
         .bits(0x08, 23, 0, rq.rqn)
@@ -190,10 +183,9 @@ fn the_fcs_can_be_kept() {
 #[test]
 fn a_bad_entry_stops_its_queue_until_the_driver_resets_it() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(6), b.cq(4));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
-    b.receive_all(&rq);
+    let Ends {
+        a, tx, sq, rx, rq, ..
+    } = Ends::new(&setup, 6, 1);
     let (from, to) = (setup.alloc(4096), setup.alloc(4096));
     rq.post(&[(2048, to)]);
     setup.write(from, &headers(10));
@@ -254,11 +246,15 @@ fn an_entry_that_claims_more_than_is_posted_fails() {
 #[test]
 fn a_sender_waits_for_buffers_and_loses_nothing() {
     let setup = Setup::new(Duration::from_secs(5));
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(6), b.cq(4));
-    let set = b.create(Message::new(0x771, 16));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, set));
-    b.receive_all(&rq);
+    let Ends {
+        a,
+        sq,
+        b,
+        rx,
+        rq,
+        counters,
+        ..
+    } = Ends::new(&setup, 6, 1);
     let (from, to) = (setup.alloc(4096), setup.alloc(4096));
     rq.post(&[(2048, to)]);
     for i in 0..10 {
@@ -274,23 +270,28 @@ fn a_sender_waits_for_buffers_and_loses_nothing() {
         assert!(rx.poll().is_none());
         rq.post(&[(2048, to)]);
     }
-    assert_eq!(b.out_of_buffer(set), 0);
+    assert_eq!(b.out_of_buffer(counters), 0);
 }
 
 #[test]
 fn a_starved_queue_drops_after_the_pause_and_holds_nobody_else_up() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(6), b.cq(4));
-    let set = b.create(Message::new(0x771, 16));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, set));
-    b.receive_all(&rq);
+    let Ends {
+        a,
+        tx,
+        sq,
+        b,
+        rx,
+        rq,
+        counters,
+        ..
+    } = Ends::new(&setup, 6, 1);
     let (from, to) = (setup.alloc(4096), setup.alloc(4096));
     setup.write(from, &headers(10));
     sq.send(a.key, 0, from, 64);
     tx.wait();
     assert_eq!(
-        b.out_of_buffer(set),
+        b.out_of_buffer(counters),
         1,
         "a queue that never had buffers is not waited for"
     );
@@ -308,44 +309,30 @@ fn a_starved_queue_drops_after_the_pause_and_holds_nobody_else_up() {
         start.elapsed() < 5 * PAUSE,
         "one pause, not one for each packet"
     );
-    assert_eq!(b.out_of_buffer(set), 1 + 9);
+    assert_eq!(b.out_of_buffer(counters), 1 + 9);
     rx.wait();
     rq.post(&[(2048, to)]);
     sq.send(a.key, 0, from, 64);
     rx.wait();
-    assert_eq!(b.out_of_buffer(set), 10, "with buffers it is well again");
-}
-
-#[test]
-fn a_frame_to_the_own_address_comes_back() {
-    let setup = Setup::new(PAUSE);
-    let (a, _b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(4), a.cq(4));
-    let (sq, rq) = (a.sq(&tx, 6), a.rq(&rx, 3, 1, 0));
-    a.receive_all(&rq);
-    let mac = [0x02, 0x43, 0x58, 0, 0, 1];
-    let list = Message::new(0x755, 0x208)
-        .u32(0x0c, 4)
-        .bits(0x1f0, 15, 0, 1);
-    let mut list = list;
-    list.0[0x202..].copy_from_slice(&mac);
-    a.accept(list);
-    let (from, to) = (setup.alloc(64), setup.alloc(2048));
-    rq.post(&[(2048, to)]);
-    let mut packet = headers(10);
-    packet[..6].copy_from_slice(&mac);
-    setup.write(from, &packet);
-    sq.send(a.key, 0, from, 64);
-    rx.wait();
+    assert_eq!(
+        b.out_of_buffer(counters),
+        10,
+        "with buffers it is well again"
+    );
 }
 
 #[test]
 fn without_a_link_nothing_arrives_and_the_queue_goes_on() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(4), b.cq(4));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
-    b.receive_all(&rq);
+    let Ends {
+        a,
+        tx,
+        sq,
+        b,
+        rx,
+        rq,
+        ..
+    } = Ends::new(&setup, 6, 1);
     let (from, to) = (setup.alloc(64), setup.alloc(2048));
     rq.post(&[(2048, to)]);
     setup.write(from, &headers(10));
@@ -402,10 +389,9 @@ fn a_destroyed_queue_is_not_touched_again() {
 #[test]
 fn starting_over_ends_everything() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(4), b.cq(4));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 3, 1, 0));
-    b.receive_all(&rq);
+    let Ends {
+        a, tx, sq, rx, rq, ..
+    } = Ends::new(&setup, 6, 1);
     rq.post(&[(2048, setup.alloc(2048))]);
     let from = setup.alloc(64);
     setup.write(from, &headers(10));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use connectx::bits::Fields;
 use connectx::model::{CX7, Model};
-use driver::{Message, Port, SEND, Setup, eventually, headers};
+use driver::{Ends, Message, Port, SEND, Setup, eventually, headers};
 
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -125,10 +125,15 @@ fn impossible_speeds_and_corrections_are_refused() {
 #[test]
 fn frames_are_counted_at_both_ends_by_kind_and_size() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (tx, rx) = (a.cq(6), b.cq(6));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 5, 1, 0));
-    b.receive_all(&rq);
+    let Ends {
+        a,
+        tx,
+        sq,
+        b,
+        rx,
+        rq,
+        ..
+    } = Ends::new(&setup, 6, 1);
     let (from, to) = (setup.alloc(4096), setup.alloc(4096));
     let mut bytes = 0;
     for (i, (first, length)) in [(0x02, 60), (0x01, 124), (0xff, 1514), (0x02, 1514)]
@@ -230,12 +235,9 @@ fn a_frame_to_itself_is_counted_by_the_virtual_port_only() {
     assert_eq!(counter(&a, IEEE_802_3, 0x08), 0);
 }
 
-/// Port `b` with one buffer and a counter set, and `a` that sends ten frames to it.
-fn overrun(setup: &Setup, a: &Port<'_>, b: &Port<'_>) -> (u32, Duration) {
-    let (tx, rx) = (a.cq(6), b.cq(6));
-    let set = b.create(Message::new(0x771, 16));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 5, 1, set));
-    b.receive_all(&rq);
+/// Sends ten frames to a queue with one buffer; returns how many were lost, and how long that took.
+fn overrun(setup: &Setup, ends: &Ends<'_>) -> (u32, Duration) {
+    let Ends { a, tx, sq, rq, .. } = ends;
     let (from, to) = (setup.alloc(64), setup.alloc(2048));
     setup.write(from, &headers(10));
     rq.post(&[(2048, to)]);
@@ -247,34 +249,36 @@ fn overrun(setup: &Setup, a: &Port<'_>, b: &Port<'_>) -> (u32, Duration) {
     for _ in 0..10 {
         tx.wait();
     }
-    (b.out_of_buffer(set), start.elapsed())
+    (ends.b.out_of_buffer(ends.counters), start.elapsed())
 }
 
 #[test]
 fn pause_frames_are_counted_at_both_ends() {
     let setup = Setup::new(PAUSE);
-    let (a, b) = (setup.port(0), setup.port(1));
-    let (lost, took) = overrun(&setup, &a, &b);
+    let ends = Ends::new(&setup, 6, 1);
+    let (lost, took) = overrun(&setup, &ends);
     assert_eq!(lost, 9);
     assert!(took >= PAUSE);
-    for (port, at) in [(&b, 0x90), (&a, 0x88)] {
+    let Ends { a, b, .. } = &ends;
+    for (port, at) in [(b, 0x90), (a, 0x88)] {
         assert_eq!(counter(port, IEEE_802_3, at), 2, "stop, and go on");
     }
     let microseconds = PAUSE.as_micros() as u64;
-    assert!(counter(&a, PRIORITY, 0x58) >= microseconds, "paused for");
-    assert!(counter(&b, PRIORITY, 0x68) >= microseconds);
+    assert!(counter(a, PRIORITY, 0x58) >= microseconds, "paused for");
+    assert!(counter(b, PRIORITY, 0x68) >= microseconds);
 }
 
 #[test]
 fn without_pause_frames_nobody_waits() {
     for (sends, obeys) in [(0, 1), (1, 0)] {
         let setup = Setup::new(Duration::from_secs(5));
-        let (a, b) = (setup.port(0), setup.port(1));
-        register(&b, PFCC, true, &[(0x08, sends << 31), (0x0c, 1 << 31)]);
-        register(&a, PFCC, true, &[(0x08, 1 << 31), (0x0c, obeys << 31)]);
-        let (lost, took) = overrun(&setup, &a, &b);
+        let ends = Ends::new(&setup, 6, 1);
+        let Ends { a, b, .. } = &ends;
+        register(b, PFCC, true, &[(0x08, sends << 31), (0x0c, 1 << 31)]);
+        register(a, PFCC, true, &[(0x08, 1 << 31), (0x0c, obeys << 31)]);
+        let (lost, took) = overrun(&setup, &ends);
         assert_eq!(lost, 9);
         assert!(took < Duration::from_secs(4));
-        assert_eq!(counter(&b, IEEE_802_3, 0x90), 0);
+        assert_eq!(counter(b, IEEE_802_3, 0x90), 0);
     }
 }

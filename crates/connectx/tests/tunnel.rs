@@ -7,7 +7,7 @@ mod driver;
 use std::time::Duration;
 
 use connectx::bits::Fields;
-use driver::{LARGE_SEND, Message, Port, SEND, Setup, headers, pattern, sum};
+use driver::{Ends, LARGE_SEND, Message, SEND, Setup, headers, pattern, sum};
 
 const PAUSE: Duration = Duration::from_millis(20);
 /// Flags of an Ethernet segment: fill in the outer and the inner IP and the inner TCP checksum.
@@ -104,20 +104,17 @@ fn unpack(tunnel: &Tunnel, packet: &[u8], index: u16) -> Vec<u8> {
     inner
 }
 
-/// Sends `payload` from port `a` through `tunnel`, in packets of `mss`, or in one; returns what arrives.
-fn through(
-    setup: &Setup,
-    a: &Port<'_>,
-    tunnel: &Tunnel,
-    payload: &[u8],
-    mss: Option<u16>,
-) -> Vec<Vec<u8>> {
-    let b = setup.port(1);
-    let (tx, rx) = (a.cq(4), b.cq(6));
-    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 6, 1, 0));
-    b.receive_all(&rq);
-    let buffers = setup.alloc(64 * 2048);
-    for i in 0..64 {
+/// Sends `payload` through `tunnel`, in packets of `mss`, or in one; returns what arrives.
+fn through(ends: &Ends<'_>, tunnel: &Tunnel, payload: &[u8], mss: Option<u16>) -> Vec<Vec<u8>> {
+    let Ends {
+        a, tx, sq, rx, rq, ..
+    } = ends;
+    let setup = a.setup;
+    let packets = payload
+        .len()
+        .div_ceil(mss.map_or(payload.len(), usize::from)) as u64;
+    let buffers = setup.alloc(packets * 2048);
+    for i in 0..packets {
         rq.post(&[(2048, buffers + i * 2048)]);
     }
     let inner = headers(payload.len());
@@ -139,14 +136,11 @@ fn through(
     sq.post(opcode, INNER_CHECKSUMS, mss.unwrap_or(0), &packet, &data);
     sq.ring();
     tx.wait();
-    let packets = payload
-        .len()
-        .div_ceil(mss.map_or(payload.len(), usize::from));
     (0..packets)
         .map(|i| {
             let completion = rx.wait();
             let length = Fields(&completion).u32(0x2c) as usize;
-            let packet = setup.read(buffers + i as u64 * 2048, length);
+            let packet = setup.read(buffers + i * 2048, length);
             assert_eq!(
                 Fields(&completion).u16(0x14),
                 sum(&packet[14..]),
@@ -162,8 +156,9 @@ fn a_large_send_through_a_tunnel_becomes_packets_of_it() {
     let payload = pattern(3500);
     for tunnel in tunnels() {
         let setup = Setup::new(PAUSE);
+        let ends = Ends::new(&setup, 6, 1);
         let mut got: Vec<u8> = Vec::new();
-        for (i, packet) in through(&setup, &setup.port(0), &tunnel, &payload, Some(MSS))
+        for (i, packet) in through(&ends, &tunnel, &payload, Some(MSS))
             .iter()
             .enumerate()
         {
@@ -181,8 +176,9 @@ fn a_large_send_through_a_tunnel_becomes_packets_of_it() {
 fn one_packet_through_a_tunnel_gets_its_checksums() {
     for tunnel in tunnels() {
         let setup = Setup::new(PAUSE);
+        let ends = Ends::new(&setup, 6, 1);
         let payload = pattern(333);
-        let packets = through(&setup, &setup.port(0), &tunnel, &payload, None);
+        let packets = through(&ends, &tunnel, &payload, None);
         assert_eq!(unpack(&tunnel, &packets[0], 0)[54..], payload);
     }
 }
@@ -192,7 +188,8 @@ fn vxlan_is_what_goes_to_the_ports_that_the_driver_names() {
     const ADD: u32 = 0x827;
     const DELETE: u32 = 0x828;
     let setup = Setup::new(PAUSE);
-    let a = setup.port(0);
+    let ends = Ends::new(&setup, 6, 1);
+    let a = &ends.a;
     let port = |opcode, port| Message::new(opcode, 16).bits(0x0c, 15, 0, port);
     a.accept(port(ADD, 8472));
     // Known already.
@@ -202,7 +199,7 @@ fn vxlan_is_what_goes_to_the_ports_that_the_driver_names() {
         head: vxlan(ipv4(17), 8472),
         udp: Some(34),
     };
-    let packets = through(&setup, &a, &tunnel, &pattern(2500), Some(MSS));
+    let packets = through(&ends, &tunnel, &pattern(2500), Some(MSS));
     assert_eq!(packets.len(), 3);
     unpack(&tunnel, &packets[1], 1);
 
@@ -213,7 +210,7 @@ fn vxlan_is_what_goes_to_the_ports_that_the_driver_names() {
         assert_eq!(status(port(ADD, number)), 0);
     }
     assert_eq!(status(port(ADD, 4)), 8, "no room");
-    let packets = through(&setup, &a, &tunnel, &pattern(333), None);
+    let packets = through(&ends, &tunnel, &pattern(333), None);
     let checksum = &packets[0][tunnel.head.len() + 10..][..2];
     assert_eq!(checksum, [0, 0], "not looked into");
 }

@@ -108,6 +108,39 @@ impl Setup {
     }
 }
 
+/// A sender at port 0, and at port 1 a queue that receives everything.
+pub struct Ends<'s> {
+    pub a: Port<'s>,
+    pub tx: Cq<'s>,
+    pub sq: Sq<'s>,
+    pub b: Port<'s>,
+    pub rx: Cq<'s>,
+    pub rq: Rq<'s>,
+    /// The counters of that queue.
+    pub counters: u32,
+}
+
+impl<'s> Ends<'s> {
+    /// Queues of 2^`log_size` blocks and entries; a receive entry has `segments` segments, 1, 2 or 4.
+    pub fn new(setup: &'s Setup, log_size: u32, segments: u32) -> Self {
+        let (a, b) = (setup.port(0), setup.port(1));
+        let (tx, rx) = (a.cq(log_size), b.cq(log_size));
+        let counters = b.create(Message::new(0x771, 16));
+        let sq = a.sq(&tx, log_size);
+        let rq = b.rq(&rx, log_size, segments, counters);
+        b.receive_all(&rq);
+        Self {
+            a,
+            tx,
+            sq,
+            b,
+            rx,
+            rq,
+            counters,
+        }
+    }
+}
+
 impl Drop for Setup {
     fn drop(&mut self) {
         self.cable.bells.iter().for_each(|bell| bell.stop());
