@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory areas: sets of pinned spans, the regions, independent of any device.
+//! Memory areas: sets of spans of memory, the regions, independent of any device.
 //!
-//! A region is held by its area and by every attachment; its pages are released with the last of them. The
+//! A region is held by its area and by every attachment; its memory is released with the last of them. The
 //! lock of an area is held for bookkeeping only, never while user memory is touched.
 
 use crate::{
-    ffi::pinned::Pages,
+    ffi::{
+        dmabuf::DmaBuf,
+        pinned::Pages, //
+    },
     span::Span, //
 };
 use kernel::{
+    error::code::ERANGE,
     new_mutex,
     prelude::*,
     sync::{
@@ -21,12 +25,53 @@ use kernel::{
 /// Most regions that an area can have.
 const MAX_REGIONS: usize = 1024;
 
-/// A pinned span of memory.
+/// What a region is made of.
+pub(crate) enum Memory {
+    /// Pinned pages.
+    Host(Pages),
+    /// A dma-buf, from an offset on.
+    DmaBuf(Arc<DmaBuf>, usize),
+}
+
+/// Where a region is to come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// What the current process has at the span's addresses.
+    Host,
+    /// The dma-buf with this descriptor, from an offset on.
+    DmaBuf {
+        /// The descriptor.
+        fd: i32,
+        /// The offset.
+        offset: usize,
+    },
+}
+
+impl Source {
+    fn memory(self, span: Span) -> Result<Memory> {
+        match self {
+            Self::Host => Ok(Memory::Host(Pages::pin(span)?)),
+            Self::DmaBuf { fd, offset } => {
+                let dmabuf = DmaBuf::get(fd)?;
+                let end = offset.checked_add(span.len()).ok_or(EINVAL)?;
+                if end > dmabuf.len() {
+                    return Err(ERANGE);
+                }
+                Ok(Memory::DmaBuf(
+                    Arc::new(dmabuf, GFP_KERNEL_ACCOUNT)?,
+                    offset,
+                ))
+            }
+        }
+    }
+}
+
+/// A span of memory.
 pub(crate) struct Region {
     /// Its addresses.
     pub(crate) span: Span,
-    /// Its pages.
-    pub(crate) pages: Pages,
+    /// Its memory. A dma-buf has all of the span.
+    pub(crate) memory: Memory,
 }
 
 /// A memory area.
@@ -44,14 +89,14 @@ impl Area {
         })
     }
 
-    /// Pins `span` and adds it. Returns the region's number, counted from one.
-    pub(crate) fn add(&self, span: Span) -> Result<u32> {
+    /// Adds the memory of `source` at `span`. Returns the region's number, counted from one.
+    pub(crate) fn add(&self, span: Span, source: Source) -> Result<u32> {
         // Before memory is pinned for nothing, and again when it counts.
         check(&self.regions.lock(), span)?;
         let region = Arc::new(
             Region {
                 span,
-                pages: Pages::pin(span)?,
+                memory: source.memory(span)?,
             },
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -66,7 +111,7 @@ impl Area {
         let mut regions = self.regions.lock();
         if regions.len() as u32 == index {
             let region = regions.pop();
-            // Releasing pages takes time.
+            // Releasing memory takes time.
             drop(regions);
             drop(region);
         }

@@ -21,7 +21,10 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        rcu,
+        Arc, //
+    }, //
 };
 
 /// A region that a context uses. Made by [`Map::attach`].
@@ -43,9 +46,13 @@ impl Attachment {
         start + (u64::from(index) << BUFFER_SHIFT) + u64::from(offset)
     }
 
-    /// The caller's buffer goes to the free list.
+    /// The caller's buffer goes to the free list, or nowhere if the memory is to be given back.
     pub(crate) fn free(&self, index: u32) {
-        self.buffers.put_free(index, &self.shares);
+        // So that [`Self::retract`] finds what goes there.
+        let _guard = rcu::read_lock();
+        if self.map.is_live() {
+            self.buffers.put_free(index, &self.shares);
+        }
     }
 
     /// Drops a reference on behalf of nobody; the last one frees the buffer.
@@ -60,7 +67,7 @@ impl Attachment {
         match self.map.put(index, Some(pool)) {
             Put::InUse => false,
             Put::Pooled => true,
-            Put::Free if self.shares.wants_reserve() => {
+            Put::Free if self.map.is_writable() && self.shares.wants_reserve() => {
                 self.free(index);
                 false
             }
@@ -78,5 +85,13 @@ impl Attachment {
                 self.put(index);
             }
         }
+    }
+
+    /// Takes every buffer from user space and from the free list, for good. A grace period has passed since the memory was not to be
+    /// used any more, so that nobody finds any of them.
+    pub(crate) fn retract(&self) {
+        self.reclaim();
+        while self.buffers.take_free(&self.shares).is_some() {}
+        self.shares.forget(self.buffers.len());
     }
 }

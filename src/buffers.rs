@@ -36,7 +36,7 @@ pub(crate) struct Shares {
     held: KVVec<Atomic<u32>>,
     /// Buffers that user space has ever given to the kernel.
     donated: Atomic<u32>,
-    /// Buffers on free lists.
+    /// Buffers on free lists that can be copied into.
     free: Atomic<u32>,
     /// Sockets that receive.
     receivers: Atomic<u32>,
@@ -100,6 +100,11 @@ impl Shares {
         self.free.load(Relaxed) > self.reserve()
     }
 
+    /// `count` buffers that have all been given to the kernel are gone.
+    pub(crate) fn forget(&self, count: u32) {
+        self.donated.fetch_sub(count, Relaxed);
+    }
+
     fn charge(&self, slot: Slot) {
         if let Some(held) = self.held.get(slot as usize) {
             held.fetch_add(1, Relaxed);
@@ -122,6 +127,8 @@ pub(crate) struct Buffers {
     /// Buffers that neither user space nor a pool has. Never grows past its capacity, one for each buffer.
     #[pin]
     free: BhLock<KVVec<u32>>,
+    /// Whether they can be copied into.
+    writable: bool,
 }
 
 fn pack(slot: Slot, count: u32) -> u64 {
@@ -133,8 +140,8 @@ fn unpack(hold: u64) -> (Slot, u32) {
 }
 
 impl Buffers {
-    /// `count` buffers that user space owns.
-    pub(crate) fn new(count: u32) -> impl PinInit<Self, Error> {
+    /// `count` buffers that user space owns, and that can be copied into or not.
+    pub(crate) fn new(count: u32, writable: bool) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             holds: {
                 let mut holds = KVVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?;
@@ -147,6 +154,7 @@ impl Buffers {
                 KVVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?,
                 "netgpu::Buffers::free"
             ),
+            writable,
         })
     }
 
@@ -201,7 +209,7 @@ impl Buffers {
     /// The caller's buffer goes to the free list.
     pub(crate) fn put_free(&self, index: u32, shares: &Shares) {
         // There is room: each buffer is on the list at most once.
-        if self.free.lock().push_within_capacity(index).is_ok() {
+        if self.free.lock().push_within_capacity(index).is_ok() && self.writable {
             shares.free.fetch_add(1, Relaxed);
         }
     }
@@ -209,7 +217,9 @@ impl Buffers {
     /// A buffer of the free list becomes the caller's.
     pub(crate) fn take_free(&self, shares: &Shares) -> Option<u32> {
         let index = self.free.lock().pop()?;
-        shares.free.fetch_sub(1, Relaxed);
+        if self.writable {
+            shares.free.fetch_sub(1, Relaxed);
+        }
         Some(index)
     }
 
@@ -225,7 +235,7 @@ mod tests {
 
     fn buffers(count: u32) -> Result<(Pin<KBox<Buffers>>, Shares)> {
         Ok((
-            KBox::try_pin_init(Buffers::new(count), GFP_KERNEL)?,
+            KBox::try_pin_init(Buffers::new(count, true), GFP_KERNEL)?,
             Shares::new(4)?,
         ))
     }
@@ -282,6 +292,17 @@ mod tests {
             seen |= 1 << index;
         }
         assert_eq!(seen, 0b111);
+        assert_eq!(shares.free.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_copied_into_is_no_reserve() -> Result {
+        let shares = Shares::new(1)?;
+        let buffers = KBox::try_pin_init(Buffers::new(2, false), GFP_KERNEL)?;
+        buffers.put_free(0, &shares);
+        assert!(shares.wants_reserve());
+        assert_eq!(buffers.take_free(&shares), Some(0));
         assert_eq!(shares.free.load(Relaxed), 0);
         Ok(())
     }

@@ -10,9 +10,13 @@
 //!
 //! # Locks
 //!
-//! In order: rtnl, the device's lock, a socket's lock, then the state lock here. So whoever holds the state lock opens and closes
-//! no queue and touches no socket. User memory is not touched under it either, as mmap takes it. The data path reads
-//! [`Context::table`] under RCU and takes none of these.
+//! In order: rtnl, the lock for attaching regions, that for opening and closing queues, the device's lock, a socket's lock, then the state lock
+//! here. So whoever holds the state lock opens and closes no queue and touches no socket. User memory is not touched under it
+//! either, as mmap takes it. The data path reads [`Context::table`] under RCU and takes none of these.
+//!
+//! The reservation lock of a dma-buf is taken under rtnl, the lock for attaching and, when the device goes, the state lock. Its
+//! exporter may hold it and wait for [`Context::withdraw`] meanwhile, which therefore takes none of the first two, and the last only
+//! where those who take both have let the exporter go on before.
 
 use crate::{
     area::Region,
@@ -85,6 +89,13 @@ pub(crate) struct Context {
     shares: Arc<Shares>,
     /// Bytes that every open queue keeps free in front of payload.
     headroom: Atomic<u32>,
+    /// Held while a region is attached, until it can be found in the state.
+    #[pin]
+    attaching: Mutex<()>,
+    /// Held while a queue is opened, until it can be found in the state, and from there until it is closed: whoever holds it finds
+    /// every queue that may have buffers.
+    #[pin]
+    queueing: Mutex<()>,
     #[pin]
     state: Mutex<State>,
     _module: ModuleRef,
@@ -93,6 +104,8 @@ pub(crate) struct Context {
 struct State {
     gone: bool,
     attachments: Table,
+    /// What was withdrawn: buffers under way refer to them still.
+    withdrawn: KVec<Arc<Attachment>>,
     queues: Slots<Arc<Queue>>,
     sockets: Slots<Late<Socket>>,
     /// Sockets that were closed with sends under way, and some that have finished since.
@@ -103,6 +116,15 @@ impl State {
     /// Takes out a socket, attached or closed.
     fn any_socket(&mut self) -> Option<Late<Socket>> {
         self.sockets.pop().or_else(|| self.closed.pop())
+    }
+
+    /// Takes out `socket`, if it is attached.
+    fn take_socket(&mut self, socket: &Late<Socket>) -> Option<Late<Socket>> {
+        let here = self.sockets.get(socket.id())?;
+        if here.as_raw() != socket.as_raw() {
+            return None;
+        }
+        self.sockets.take(socket.id())
     }
 }
 
@@ -123,9 +145,12 @@ impl Context {
             table: Rcu::new(KBox::new(Table::new(), GFP_KERNEL_ACCOUNT)?),
             shares: Arc::new(Shares::new(MAX_SOCKETS)?, GFP_KERNEL_ACCOUNT)?,
             headroom: Atomic::new(HEADROOM.into()),
+            attaching <- new_mutex!((), "netgpu::Context::attaching"),
+            queueing <- new_mutex!((), "netgpu::Context::queueing"),
             state <- new_mutex!(State {
                 gone: false,
                 attachments: Table::new(),
+                withdrawn: KVec::new(),
                 queues: Slots::new(),
                 sockets: Slots::new(),
                 closed: KVVec::new(),
@@ -145,6 +170,7 @@ impl Context {
     /// The device goes away, or the context does: ends all use of the device's DMA. Sockets whose data would have to pass it are
     /// told now; nothing else would ever wake them.
     pub(crate) fn device_gone(&self, quiet: Quiet) {
+        let _attaching = self.attaching.lock();
         {
             let mut state = self.state.lock();
             if state.gone {
@@ -165,12 +191,14 @@ impl Context {
 
     /// The file is released: ends everything that user space had of the context.
     pub(crate) fn shutdown(&self) {
-        // Two statements, so that the lock is not held while the queue goes.
+        let queueing = self.queueing.lock();
+        // Two statements, so that the state is not locked while the queue goes.
         loop {
             let queue = self.state.lock().queues.pop();
             let Some(queue) = queue else { break };
             self.close(&queue);
         }
+        drop(queueing);
         self.abort_sockets();
         for attachment in self.state.lock().attachments.values() {
             attachment.reclaim();
@@ -183,6 +211,92 @@ impl Context {
             let socket = self.state.lock().any_socket();
             let Some(socket) = socket else { break };
             socket.abort();
+        }
+    }
+
+    /// The exporter of an attachment's memory wants it back: ends all use of it here, and gives it back. What cannot go on without
+    /// it is told, and the rest does go on.
+    pub(crate) fn withdraw(&self, attachment: *const Attachment) {
+        let found = self
+            .state
+            .lock()
+            .attachments
+            .values()
+            .find(|here| Arc::as_ptr(here) == attachment && !here.map.is_live())
+            .cloned();
+        let (Some(attachment), Ok(device)) = (found, self.device()) else {
+            return;
+        };
+        let queueing = self.queueing.lock();
+        let quiesced = device.quiesce(&attachment.map, self.queues(), || {
+            self.abort_senders(&attachment.map)
+        });
+        drop(queueing);
+        attachment.retract();
+        quiesced.unmap();
+        let mut state = self.state.lock();
+        // Without memory for it, the addresses stay taken.
+        let _ = self.remove(&mut state, &attachment);
+        let last = !state.attachments.values().any(|here| here.map.is_live());
+        drop(state);
+        if last {
+            self.abort_sockets();
+        }
+    }
+
+    /// Takes `attachment` out of the tables.
+    fn remove(&self, state: &mut State, attachment: &Arc<Attachment>) -> Result {
+        let others = |here: &Arc<Attachment>| !Arc::ptr_eq(here, attachment);
+        let table = state.attachments.filter(others)?;
+        let shown = KBox::new(state.attachments.filter(others)?, GFP_KERNEL_ACCOUNT)?;
+        state
+            .withdrawn
+            .push(attachment.clone(), GFP_KERNEL_ACCOUNT)?;
+        state.attachments = table;
+        self.table.replace(shown);
+        Ok(())
+    }
+
+    /// The open queues, one after the other.
+    fn queues(&self) -> impl Iterator<Item = Arc<Queue>> + '_ {
+        let mut from = 0;
+        core::iter::from_fn(move || {
+            let state = self.state.lock();
+            let (id, queue) = state.queues.next(from)?;
+            from = id + 1;
+            Some(queue.clone())
+        })
+    }
+
+    /// Aborts the connections that have unfinished sends from `map`, as many as are found.
+    fn abort_senders(&self, map: &Map) {
+        let mut from = 0;
+        loop {
+            // A statement of its own, so that the lock is not held while the socket is looked at.
+            let next = self
+                .state
+                .lock()
+                .sockets
+                .next(from)
+                .map(|(id, socket)| (id, socket.clone()));
+            let Some((id, socket)) = next else { break };
+            from = id + 1;
+            if socket.sends_from(map) {
+                // Two statements, as above.
+                let taken = self.state.lock().take_socket(&socket);
+                if taken.is_some() {
+                    socket.abort();
+                }
+            }
+        }
+        let mut at = 0;
+        loop {
+            let next = self.state.lock().closed.get(at).cloned();
+            let Some(socket) = next else { break };
+            at += 1;
+            if socket.sends_from(map) {
+                socket.abort();
+            }
         }
     }
 
@@ -201,10 +315,22 @@ impl Context {
         self.table.read(guard)
     }
 
-    /// Takes a buffer off the free lists.
+    /// The attachments whose buffers can be copied into.
+    fn writable<'a>(&'a self, guard: &'a rcu::Guard) -> impl Iterator<Item = &'a Arc<Attachment>> {
+        self.table(guard)
+            .values()
+            .filter(|attachment| attachment.map.is_writable() && attachment.map.is_live())
+    }
+
+    /// Whether there are buffers that can be copied into, free or not.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable(&rcu::read_lock()).next().is_some()
+    }
+
+    /// Takes a buffer that can be copied into off the free lists.
     pub(crate) fn take_free(&self) -> Option<(Arc<Attachment>, u32)> {
         let guard = rcu::read_lock();
-        for attachment in self.table(&guard).values() {
+        for attachment in self.writable(&guard) {
             if let Some(index) = attachment.buffers.take_free(&self.shares) {
                 return Some((attachment.clone(), index));
             }
@@ -229,21 +355,29 @@ impl Context {
 impl Context {
     /// Attaches `region`.
     pub(crate) fn attach_region(this: &Late<Self>, region: Arc<Region>) -> Result {
-        let mut state = this.state.lock();
-        if state.gone {
-            return Err(ENODEV);
-        }
-        if state.attachments.overlaps(&region.span) {
-            return Err(EEXIST);
-        }
-        if state.attachments.values().count() >= MAX_ATTACHMENTS {
-            return Err(ENOSPC);
+        let _attaching = this.attaching.lock();
+        {
+            let state = this.state.lock();
+            if state.gone {
+                return Err(ENODEV);
+            }
+            if state.attachments.overlaps(&region.span) {
+                return Err(EEXIST);
+            }
+            if state.attachments.values().count() >= MAX_ATTACHMENTS {
+                return Err(ENOSPC);
+            }
         }
         let span = region.span;
         let attachment = Map::attach(this.device()?, region, this, this.shares.clone())?;
+        let mut state = this.state.lock();
+        // It may be wanted back already, by an exporter that did not find it here.
+        if !attachment.map.is_live() {
+            return Err(ENODEV);
+        }
         let table = state.attachments.with(span, attachment.clone())?;
         let shown = KBox::new(
-            state.attachments.with(span, attachment)?,
+            state.attachments.with(span, attachment.clone())?,
             GFP_KERNEL_ACCOUNT,
         )?;
         state.attachments = table;
@@ -272,6 +406,7 @@ impl Context {
             hds_offset: request.hds_offset.unwrap_or(HDS_OFFSET),
             headroom: HEADROOM,
         };
+        let _queueing = this.queueing.lock();
         let opened = match device.open_queue(&queue, wanted) {
             // A device that splits at the end of the headers may know no parameters, and needs none.
             Err(refusal) if refusal.error == code::EOPNOTSUPP && request.hds_offset.is_none() => {
@@ -301,11 +436,13 @@ impl Context {
 
     /// Closes the receive queue with number `id`.
     pub(crate) fn close_queue(&self, id: u32) -> Result {
+        let _queueing = self.queueing.lock();
         let queue = self.state.lock().queues.take(id);
         self.close(&queue.ok_or(ENOENT)?);
         Ok(())
     }
 
+    /// Closes `queue`, which was taken out of the state. Called with the lock for that.
     fn close(&self, queue: &Arc<Queue>) {
         if let Some(device) = self.device.as_ref() {
             device.close_queue(queue, queue.index());
@@ -356,12 +493,10 @@ impl Context {
     /// `socket` was closed. Its number is free again; what it still sends ends with the context at the latest.
     pub(crate) fn forget(&self, socket: &Late<Socket>) {
         let mut state = self.state.lock();
-        let here = state.sockets.get(socket.id());
-        if here.is_some_and(|here| here.as_raw() == socket.as_raw()) {
-            let socket = state.sockets.take(socket.id());
+        if let Some(socket) = state.take_socket(socket) {
             // What has finished goes on the work queue: see `Late`.
             state.closed.retain(|closed| closed.sends());
-            if let Some(socket) = socket.filter(|socket| socket.sends()) {
+            if socket.sends() {
                 // Without memory for it, TCP decides when it gives up.
                 let _ = state.closed.push(socket, GFP_KERNEL_ACCOUNT);
             }

@@ -6,7 +6,10 @@
 //! fail all the same, because another thread unmaps the place just then, the command is undone.
 
 use crate::{
-    area::Area,
+    area::{
+        Area,
+        Source, //
+    },
     context::Context,
     ffi::{
         file::HandleFile,
@@ -18,7 +21,8 @@ use crate::{
     ioctl::{
         self,
         RingId, //
-    }, //
+    },
+    span::Span, //
 };
 use kernel::{
     error::code::{
@@ -135,7 +139,7 @@ fn info(arg: Argument) -> Result {
     arg.write(&uapi::Info {
         version: uapi::API_VERSION,
         buffer_size: uapi::BUFFER_SIZE,
-        region_types: 1 << uapi::REGION_HOST,
+        region_types: 1 << uapi::REGION_HOST | 1 << uapi::REGION_DMABUF,
         reserved: [0; 6],
     })
 }
@@ -160,26 +164,26 @@ impl Handle {
             self.area()?;
         }
         let mut raw: uapi::AddRegion = arg.read_for_update()?;
-        let span = ioctl::add_region(&raw)?;
+        let (span, source) = ioctl::add_region(&raw)?;
         let (area, index) = match self.area() {
-            Ok(area) => (area.clone(), area.add(span)?),
-            Err(_) => self.first_region(span)?,
+            Ok(area) => (area.clone(), area.add(span, source)?),
+            Err(_) => self.first_region(span, source)?,
         };
         raw.index = index;
         arg.write(&raw).inspect_err(|_| area.undo(index))
     }
 
     /// Makes the file a memory area with one region.
-    fn first_region(&self, span: crate::span::Span) -> Result<(Arc<Area>, u32)> {
+    fn first_region(&self, span: Span, source: Source) -> Result<(Arc<Area>, u32)> {
         let area = Arc::pin_init(Area::new(), GFP_KERNEL_ACCOUNT)?;
-        let index = area.add(span)?;
+        let index = area.add(span, source)?;
         if self.role.populate(Role::Area(area.clone())) {
             return Ok((area, index));
         }
         // Another thread's command came first.
         drop(area);
         let area = self.area()?.clone();
-        let index = area.add(span)?;
+        let index = area.add(span, source)?;
         Ok((area, index))
     }
 

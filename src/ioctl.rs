@@ -3,6 +3,7 @@
 //! The commands of /dev/netgpu as typed requests: each is read from user space once and fully checked here.
 
 use crate::{
+    area::Source,
     ffi::uapi,
     span::Span, //
 };
@@ -31,14 +32,25 @@ fn optional_ring(entries: u32) -> Result<Option<u32>> {
     (entries != 0).then(|| ring_entries(entries)).transpose()
 }
 
-/// `NETGPU_IOC_ADD_REGION`: the span to pin.
-pub(crate) fn add_region(raw: &uapi::AddRegion) -> Result<Span> {
-    zero(&[raw.flags.into(), raw.reserved.into()])?;
-    zero(&raw.reserved2)?;
-    if raw.type_ != uapi::REGION_HOST {
-        return Err(EOPNOTSUPP);
-    }
-    Span::new(raw.addr, raw.len)
+/// `NETGPU_IOC_ADD_REGION`: the span, and what is to be there.
+pub(crate) fn add_region(raw: &uapi::AddRegion) -> Result<(Span, Source)> {
+    zero(&[raw.flags.into()])?;
+    zero(&raw.reserved)?;
+    let source = match raw.type_ {
+        uapi::REGION_HOST => {
+            zero(&[raw.dmabuf_fd as u64, raw.dmabuf_offset])?;
+            Source::Host
+        }
+        uapi::REGION_DMABUF => Source::DmaBuf {
+            fd: raw.dmabuf_fd,
+            offset: usize::try_from(raw.dmabuf_offset)
+                .ok()
+                .filter(|offset| offset % uapi::BUFFER_SIZE as usize == 0)
+                .ok_or(EINVAL)?,
+        },
+        _ => return Err(EOPNOTSUPP),
+    };
+    Ok((Span::new(raw.addr, raw.len)?, source))
 }
 
 /// `NETGPU_IOC_BIND`: the network device's index.
@@ -175,11 +187,15 @@ mod tests {
         for bad in [
             uapi::AddRegion { flags: 1, ..good() },
             uapi::AddRegion {
-                reserved: 1,
+                reserved: [0, 0, 1],
                 ..good()
             },
             uapi::AddRegion {
-                reserved2: [0, 0, 0, 1],
+                dmabuf_fd: 1,
+                ..good()
+            },
+            uapi::AddRegion {
+                dmabuf_offset: 0x1000,
                 ..good()
             },
             uapi::AddRegion { len: 0, ..good() },
@@ -190,8 +206,29 @@ mod tests {
         ] {
             assert_eq!(add_region(&bad), Err(EINVAL));
         }
-        let unknown = uapi::AddRegion { type_: 1, ..good() };
+        let unknown = uapi::AddRegion { type_: 2, ..good() };
         assert_eq!(add_region(&unknown), Err(EOPNOTSUPP));
+    }
+
+    #[test]
+    fn regions_of_dmabufs() {
+        let good = || uapi::AddRegion {
+            addr: 0x10000,
+            len: 0x4000,
+            type_: uapi::REGION_DMABUF,
+            dmabuf_fd: 7,
+            dmabuf_offset: 0x3000,
+            ..Default::default()
+        };
+        let offset = 0x3000;
+        assert!(
+            add_region(&good()).is_ok_and(|(_, source)| source == Source::DmaBuf { fd: 7, offset })
+        );
+        let bad = uapi::AddRegion {
+            dmabuf_offset: 0x3001,
+            ..good()
+        };
+        assert_eq!(add_region(&bad), Err(EINVAL));
     }
 
     #[test]

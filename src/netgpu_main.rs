@@ -30,7 +30,7 @@ module! {
     description: "Zero-copy TCP between a NIC and memory that the application chose",
     license: "GPL",
     alias: ["netgpu", "tcp-ulp-netgpu"],
-    imports_ns: ["NETDEV_INTERNAL"],
+    imports_ns: ["DMA_BUF", "NETDEV_INTERNAL"],
 }
 
 /// The module. Fields are set up in reverse order of their teardown, which is the order they are listed in.

@@ -109,7 +109,10 @@ impl Queue {
             let entry = fill.pop()?;
             *left -= 1;
             let addr = usize::try_from(entry.addr).unwrap_or(usize::MAX);
-            let Some((attachment, index)) = table.find(addr) else {
+            let found = table
+                .find(addr)
+                .filter(|(attachment, _)| attachment.map.is_live());
+            let Some((attachment, index)) = found else {
                 self.stats.bad_addr.add(1);
                 continue;
             };
@@ -158,8 +161,8 @@ impl Queue {
     fn refill_slow(&self, pool: &Pool, max: u32, table: &Table) -> u32 {
         let shares = self.context.shares();
         let mut given = 0;
-        for attachment in table.values() {
-            while given < max && shares.has_spare() {
+        for attachment in table.values().filter(|attachment| attachment.map.is_live()) {
+            while given < max && (shares.has_spare() || !attachment.map.is_writable()) {
                 let Some(index) = attachment.buffers.take_free(shares) else {
                     break;
                 };

@@ -28,9 +28,15 @@ use crate::{
     socket::Socket, //
 };
 use kernel::{
-    error::code::ENOTCONN,
+    error::code::{
+        ECONNABORTED,
+        ENOTCONN, //
+    },
     prelude::*,
-    sync::Arc, //
+    sync::{
+        rcu,
+        Arc, //
+    }, //
 };
 
 /// Most bytes that are copied in one go: the rest has to wait for recv(2) rather than hold up a softirq.
@@ -49,6 +55,10 @@ enum Stop {
     Copied,
     /// The next bytes lie in memory of others.
     Foreign,
+    /// The next bytes lie in memory that its exporter has taken back.
+    Withdrawn,
+    /// The next bytes have to be copied, and no buffer can be copied into.
+    Unwritable,
 }
 
 /// The buffer that copies go to.
@@ -129,6 +139,11 @@ impl Rx {
         place: Place<'_>,
     ) -> core::result::Result<(), Stop> {
         let addr = place.attachment.addr(place.index, place.offset);
+        // So that nobody takes the buffer from user space just before it gets it.
+        let _guard = rcu::read_lock();
+        if !place.attachment.map.is_live() {
+            return Err(Stop::Withdrawn);
+        }
         if let Some(tail) = &mut self.tail {
             // Bytes that follow in the same buffer share its entry, and its count.
             if place.offset != 0 && tail.addr + tail.len == addr {
@@ -182,14 +197,18 @@ impl Rx {
         if self
             .copy
             .as_ref()
-            .is_some_and(|copy| copy.used == BUFFER_SIZE)
+            .is_some_and(|copy| copy.used == BUFFER_SIZE || !copy.attachment.map.is_live())
         {
             self.close_copy();
         }
         let mut copy = match self.copy.take() {
             Some(copy) => copy,
             None => {
-                let (attachment, index) = context.take_free().ok_or(Stop::NoBuffer)?;
+                let (attachment, index) = match context.take_free() {
+                    Some(free) => free,
+                    None if context.is_writable() => return Err(Stop::NoBuffer),
+                    None => return Err(Stop::Unwritable),
+                };
                 // INVARIANT: A buffer of the free list comes with a reference.
                 CopyBuffer {
                     attachment,
@@ -207,10 +226,12 @@ impl Rx {
             offset: copy.used,
             len,
         };
-        let result = self.deliver(context, socket, place);
+        // The bytes first, which user space does not look at before `publish()`: the memory may be taken back at any time.
+        let written = copy.attachment.map.write(copy.index, copy.used, data);
+        let result = written
+            .map_err(|_| Stop::Withdrawn)
+            .and_then(|()| self.deliver(context, socket, place));
         if result.is_ok() {
-            // It is in range, and user space looks only after `publish()`.
-            let _ = copy.attachment.map.write(copy.index, copy.used, data);
             // INVARIANT: `len` is at most what was left.
             copy.used += len;
             *done += data.len();
@@ -263,18 +284,18 @@ pub(crate) fn ready(locked: &mut LockedSocket<'_>) {
 }
 
 /// recv(2): takes back what user space has returned, delivers what waits, and answers as TCP would with all of it read: that
-/// the stream has ended, or why there is nothing. `EFAULT`: the next bytes lie in memory of others.
+/// the stream has ended, or why there is nothing. `EFAULT`: the next bytes lie in memory of others; `ECONNABORTED`: in memory that
+/// was taken back; `EOPNOTSUPP`: they have to be copied, and there is no memory for that.
 pub(crate) fn recv(locked: &mut LockedSocket<'_>) -> Result {
     if let Some(context) = &locked.state().context {
         context.drain_queues();
     }
     ready(locked);
-    if let Some(Rx {
-        stop: Some(Stop::Foreign),
-        ..
-    }) = &locked.state().rx
-    {
-        return Err(EFAULT);
+    match locked.state().rx.as_ref().and_then(|rx| rx.stop) {
+        Some(Stop::Foreign) => return Err(EFAULT),
+        Some(Stop::Withdrawn) => return Err(ECONNABORTED),
+        Some(Stop::Unwritable) => return Err(EOPNOTSUPP),
+        _ => {}
     }
     let stream = locked.stream();
     if stream.waiting {
@@ -364,15 +385,18 @@ fn take(
                 offset,
                 len,
             }),
-        ) if data.len() <= (context.headroom().min(offset)) as usize => {
+        ) if attachment.map.is_writable()
+            && data.len() <= (context.headroom().min(offset)) as usize =>
+        {
             let slack = data.len() as u32;
             let whole = place(attachment, index, offset - slack, len + slack);
-            match rx.deliver(context, socket, whole) {
-                Ok(()) => {
-                    // It is in range, and user space looks only after `publish()`.
-                    let _ = attachment.map.write(index, offset - slack, data);
-                    (len + slack, slack, true)
-                }
+            // As in `copy_some()`: the bytes first.
+            let written = attachment.map.write(index, offset - slack, data);
+            let result = written
+                .map_err(|_| Stop::Withdrawn)
+                .and_then(|()| rx.deliver(context, socket, whole));
+            match result {
+                Ok(()) => (len + slack, slack, true),
                 Err(stop) => {
                     rx.stop = Some(stop);
                     (0, 0, false)

@@ -61,6 +61,11 @@ impl<T> Slots<T> {
         }
     }
 
+    /// The object with the lowest number that is at least `from`, and that number.
+    pub(crate) fn next(&self, from: u32) -> Option<(u32, &T)> {
+        (from..self.0.len() as u32).find_map(|id| Some((id, self.get(id)?)))
+    }
+
     /// All objects.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().filter_map(|slot| match slot {
@@ -102,6 +107,8 @@ mod tests {
         assert_eq!(slots.reserve(3, |_| true), Ok(0));
         slots.fill(2, 'c');
         assert_eq!(slots.iter().count(), 1);
+        assert_eq!(slots.next(0), Some((2, &'c')));
+        assert_eq!(slots.next(3), None);
         assert_eq!(slots.pop(), Some('c'));
         assert_eq!(slots.pop(), None);
         Ok(())

@@ -18,6 +18,7 @@ use crate::{
             Mapping,
             RingMemory, //
         },
+        pages::Map,
         sock::{
             LockedSocket,
             Sock,
@@ -130,6 +131,11 @@ impl Socket {
     /// Whether sends are under way.
     pub(crate) fn sends(&self) -> bool {
         self.completions().is_some_and(|c| c.pending() > 0)
+    }
+
+    /// Whether unfinished sends are from `map`. Sleeps; takes the socket's lock.
+    pub(crate) fn sends_from(&self, map: &Map) -> bool {
+        self.sends() && self.sock.sends_from(map)
     }
 
     /// Whether received bytes go to an rx ring.

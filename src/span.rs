@@ -120,6 +120,15 @@ impl<T: Clone> SpanMap<T> {
         Ok(Self { entries })
     }
 
+    /// A copy of the map that has only what `keep` says.
+    pub(crate) fn filter(&self, keep: impl Fn(&T) -> bool) -> Result<Self> {
+        let mut entries = KVec::with_capacity(self.entries.len(), GFP_KERNEL_ACCOUNT)?;
+        for entry in self.entries.iter().filter(|(_, value)| keep(value)) {
+            entries.push(entry.clone(), GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(Self { entries })
+    }
+
     /// What belongs to the span that `addr` lies in, and the number of its buffer there.
     pub(crate) fn find(&self, addr: usize) -> Option<(&T, u32)> {
         let next = self.entries.partition_point(|(span, _)| span.start <= addr);
@@ -195,6 +204,9 @@ mod tests {
         }
         assert!(map.with(Span::new(0x9000, 0x1000)?, 'd').is_err());
         assert!(map.values().eq(['a', 'b', 'c'].iter()));
+        let map = map.filter(|&value| value != 'b')?;
+        assert!(map.values().eq(['a', 'c'].iter()));
+        assert_eq!(map.find(0x8000), None);
         Ok(())
     }
 

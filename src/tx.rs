@@ -8,7 +8,10 @@
 
 use crate::{
     attach::Attachment,
-    context::Context,
+    context::{
+        Context,
+        Table, //
+    },
     ffi::{
         late::Late,
         mapping::Mapping,
@@ -41,7 +44,9 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
-        rcu, SpinLockIrq,
+        rcu,
+        Arc,
+        SpinLockIrq, //
     }, //
 };
 
@@ -146,7 +151,7 @@ impl Send {
         let table = self.context.table(&guard);
         let mut done = 0;
         while done < len {
-            let Some((attachment, index)) = table.find(addr + done) else {
+            let Some((attachment, index)) = find(table, addr + done) else {
                 return;
             };
             let offset = (addr + done) % BUFFER_SIZE as usize;
@@ -187,6 +192,13 @@ impl Send {
     }
 }
 
+/// The attachment that `addr` lies in, unless its memory is to be given back, and the number of the buffer.
+fn find(table: &Table, addr: usize) -> Option<(&Arc<Attachment>, u32)> {
+    table
+        .find(addr)
+        .filter(|(attachment, _)| attachment.map.is_live())
+}
+
 /// Whether the `len` bytes at `addr` lie in regions of `context`.
 pub(crate) fn contains(context: &Context, addr: usize, len: usize) -> bool {
     let Some(end) = addr.checked_add(len) else {
@@ -196,7 +208,7 @@ pub(crate) fn contains(context: &Context, addr: usize, len: usize) -> bool {
     let table = context.table(&guard);
     let mut at = addr;
     while at < end {
-        match table.find(at) {
+        match find(table, at) {
             Some((attachment, _)) => at = attachment.map.region().span.end(),
             None => return false,
         }

@@ -11,7 +11,10 @@ use super::{
     pages::Map,
     patched::patched, //
 };
-use crate::context::Context;
+use crate::{
+    context::Context,
+    queue::Queue, //
+};
 use core::{
     mem::MaybeUninit,
     ptr::NonNull, //
@@ -33,9 +36,14 @@ use kernel::{
             Relaxed, //
         },
         rcu,
+        Arc,
         Mutex, //
     },
     task::Task,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     types::Opaque, //
 };
 
@@ -302,6 +310,32 @@ impl Device {
         }
     }
 
+    /// Ends the device's use of `map`, whose memory is wanted back. Sleeps.
+    ///
+    /// `queues` are all that may have its buffers, and no other is opened meanwhile. `abort_senders` aborts connections whose packets
+    /// refer to it, as often as there may be some.
+    pub(crate) fn quiesce<'a>(
+        &self,
+        map: &'a Map,
+        queues: impl Iterator<Item = Arc<Queue>>,
+        abort_senders: impl Fn(),
+    ) -> Quiesced<'a> {
+        map.revoke();
+        // From here on no queue gets its buffers and no packet is made of them, and those that were made do not get past the check
+        // of their device.
+        rcu::synchronize_rcu();
+        queues.for_each(|queue| self.restart_queue(&queue));
+        // The device may be reading packets that were aborted, and packets may have been made of it on a socket that was not found.
+        while map.is_sent() {
+            abort_senders();
+            fsleep(Delta::from_millis(1));
+        }
+        // SAFETY: Receiving has ended by the above, and so has sending.
+        unsafe { map.release() };
+        // INVARIANT: As said.
+        Quiesced(map)
+    }
+
     /// Lets go of the network device: ends the mappings `maps`, which must be all that were made for it.
     ///
     /// Once; no map is made afterwards.
@@ -309,9 +343,28 @@ impl Device {
         maps.clone().for_each(Map::revoke);
         // Packets that were let through before are past the check of their device when this returns.
         rcu::synchronize_rcu();
+        // Before any lock of an exporter is taken, who may hold it while it waits for another of the maps.
         // SAFETY: Receiving has ended, as `_quiet` says, and sending by the above.
+        maps.clone().for_each(|map| unsafe { map.release() });
+        // SAFETY: As above.
         maps.for_each(|map| unsafe { map.unmap() });
         *self.0.netdev.lock() = None;
+    }
+}
+
+/// A map that no device uses.
+///
+/// # Invariants
+///
+/// No device uses its memory, nor will; a grace period has passed since it was revoked.
+pub(crate) struct Quiesced<'a>(&'a Map);
+
+impl Quiesced<'_> {
+    /// Ends the mapping. Takes the exporter's lock, which that may hold while it waits for other maps: nothing may be held that is
+    /// taken to quiesce one.
+    pub(crate) fn unmap(self) {
+        // SAFETY: By the type invariants. Host memory is not wanted back, and not unmapped here.
+        unsafe { self.0.unmap() };
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages as network memory of a device.
+//! Memory as network memory of a device.
 //!
 //! A buffer's references are counted in its net_iov: one for each fragment of a received packet, one for each count of user
 //! space, one for the free list or the socket that copies into it.
@@ -8,12 +8,18 @@
 use super::{
     abi,
     device::Device,
+    dmabuf::Import,
+    host::HostMap,
     late::Late,
+    loan::Loan,
     patched::patched,
     uapi::BUFFER_SIZE, //
 };
 use crate::{
-    area::Region,
+    area::{
+        Memory,
+        Region, //
+    },
     attach::Attachment,
     buffers::{
         Buffers,
@@ -25,23 +31,22 @@ use core::ptr::NonNull;
 use kernel::{
     bindings,
     container_of,
-    error::{
-        code::EIO,
-        to_result, //
+    error::code::{
+        EIO,
+        ENXIO, //
     },
     ffi::{
         c_uint,
-        c_ulong,
         c_void, //
     },
     page::PAGE_SIZE,
     prelude::*,
-    scatterlist::SGTable,
     sync::{
         atomic::{
             Atomic,
             Relaxed, //
         },
+        rcu,
         Arc, //
     },
     types::Opaque, //
@@ -118,17 +123,77 @@ pub(super) fn niov_of(netmem: abi::netmem_ref) -> Option<*mut abi::net_iov> {
     (netmem & NET_IOV != 0).then(|| core::ptr::with_exposed_provenance_mut(netmem & !NET_IOV))
 }
 
-/// Nothing is to be synced with the device: [`Inner::add`] refuses memory for which that would matter.
-const DMA_ATTRS: c_ulong = bindings::DMA_ATTR_SKIP_CPU_SYNC as c_ulong;
+/// The memory of a region, mapped for a device.
+enum Mapped {
+    Host(HostMap),
+    DmaBuf(Import),
+}
 
-/// The pages of a region as buffers of a device: mapped for its DMA, a net_iov each.
+impl Mapped {
+    /// Maps `region` for `device`. `EIO`: only bounce buffers would reach the memory.
+    ///
+    /// # Safety
+    ///
+    /// `region` and `device` outlive the result, as part of `attachment`, which is part of `context`.
+    unsafe fn new(
+        region: &Region,
+        device: &Device,
+        context: &Late<Context>,
+        attachment: *const Attachment,
+    ) -> Result<Self> {
+        Ok(match &region.memory {
+            // SAFETY: By this function's requirements.
+            Memory::Host(pages) => Self::Host(unsafe { HostMap::new(pages, device) }?),
+            Memory::DmaBuf(dmabuf, _) => {
+                let loan = Loan::new(context, attachment)?;
+                // SAFETY: By this function's requirements.
+                Self::DmaBuf(unsafe { Import::new(dmabuf, device, loan) }?)
+            }
+        })
+    }
+
+    /// The terms, if others may take the memory back.
+    fn loan(&self) -> Option<&Loan> {
+        match self {
+            Self::Host(_) => None,
+            Self::DmaBuf(import) => Some(import.loan()),
+        }
+    }
+
+    /// Calls `f` with the bus address of each page of `region`.
+    fn pages(&self, region: &Region, f: impl FnMut(bindings::dma_addr_t) -> Result) -> Result {
+        match (self, &region.memory) {
+            (Self::DmaBuf(import), Memory::DmaBuf(_, offset)) => {
+                import.pages(*offset, region.span.buffers() as usize, f)
+            }
+            (Self::Host(map), Memory::Host(_)) => map.pages(f),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// Ends the mapping, if that has not been done. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// The device does not use the memory, and a grace period has passed since it was not to be used any more. Callers exclude one another.
+    unsafe fn unmap(&self) {
+        match self {
+            // SAFETY: By this function's requirements.
+            Self::Host(map) => unsafe { map.unmap() },
+            // SAFETY: By this function's requirements.
+            Self::DmaBuf(import) => unsafe { import.unmap() },
+        }
+    }
+}
+
+/// A region as buffers of a device: mapped for its DMA, a net_iov each.
 pub(crate) struct Map(KBox<Inner>);
 
 /// # Invariants
 ///
 /// - `area.niovs` is `niovs`, one for each page of `region` and all initialised, if `self` has left [`Map::new`].
 /// - `context` is the context that owns `attachment`, which owns `self`.
-/// - `sgt` is a table of the pages of `region`; while `mapped` it is mapped for `dma`, which is there as long as the context.
+/// - `dma`, which `region` is mapped for, is there as long as the context.
 struct Inner {
     area: Opaque<abi::net_iov_area>,
     niovs: KVVec<Niov>,
@@ -137,112 +202,41 @@ struct Inner {
     dma: *mut abi::device,
     /// The device that may send; compared only. Null: none may.
     tx_dev: Atomic<*mut abi::net_device>,
-    sgt: Opaque<bindings::sg_table>,
-    mapped: Atomic<bool>,
+    /// Dropped before what it is made of.
+    mapped: Mapped,
     region: Arc<Region>,
 }
 
-// SAFETY: Buffers are reference counted by atomics; unmapping is excluded by the context's state lock. The rest does not
-// change, and what the pointers name is `Send` and `Sync`.
+// SAFETY: Buffers are reference counted by atomics; unmapping is excluded by the context's state lock or by that of a dma-buf. The
+// rest does not change, and what the pointers name is `Send` and `Sync`.
 unsafe impl Send for Inner {}
 // SAFETY: As above.
 unsafe impl Sync for Inner {}
 
 impl Inner {
-    /// The pages as a table for the DMA layer.
-    fn table(region: &Region) -> Result<Opaque<bindings::sg_table>> {
-        let pages = region.pages.as_slice();
-        let sgt = Opaque::zeroed();
-        // SAFETY: The pages are valid by the invariants of `Pages`, and the function does not write to the array.
-        to_result(unsafe {
-            bindings::sg_alloc_table_from_pages_segment(
-                sgt.get(),
-                pages.as_ptr().cast_mut(),
-                region.span.buffers(),
-                0,
-                region.span.len(),
-                c_uint::MAX,
-                bindings::GFP_KERNEL_ACCOUNT,
-            )
-        })?;
-        Ok(sgt)
-    }
-
-    /// Maps the table and cuts its DMA segments into buffers. `EIO`: only bounce buffers would reach the memory.
-    fn map(&mut self) -> Result {
-        // SAFETY: By the type invariants.
-        to_result(unsafe {
-            bindings::dma_map_sgtable(
-                self.dma.cast(),
-                self.sgt.get(),
-                bindings::dma_data_direction::DMA_BIDIRECTIONAL,
-                DMA_ATTRS,
-            )
-        })
-        .map_err(|_| EIO)?;
-        // INVARIANT: Mapped just now.
-        self.mapped.store(true, Relaxed);
-
-        // SAFETY: By the type invariants; the table does not change any more.
-        for segment in unsafe { SGTable::from_raw(self.sgt.get()) }.iter() {
-            for offset in (0..segment.dma_len()).step_by(PAGE_SIZE) {
-                self.add(segment.dma_address() + offset)?;
-            }
-        }
+    /// Cuts the memory into buffers. `EIO`: only bounce buffers would reach it.
+    fn cut(&mut self) -> Result {
+        let Self {
+            mapped,
+            region,
+            niovs,
+            area,
+            dma,
+            ..
+        } = self;
+        mapped.pages(region, |addr| add(niovs, area.get(), *dma, addr))?;
         let area = self.area.get();
         // SAFETY: Nobody else knows the area yet.
         unsafe {
             (*area).niovs = self.niovs.as_mut_ptr().cast();
             (*area).num_niovs = self.niovs.len();
         }
-        // INVARIANT: Of as many pages as the table was made of.
+        // INVARIANT: One for each.
         if self.niovs.len() == self.region.span.buffers() as usize {
             Ok(())
         } else {
             Err(EIO)
         }
-    }
-
-    /// Adds the net_iov of the next page, which the device reaches at `dma`.
-    fn add(&mut self, dma: bindings::dma_addr_t) -> Result {
-        // SAFETY: By the type invariants.
-        if unsafe { abi::netgpu_dma_need_sync(self.dma, dma) } {
-            return Err(EIO);
-        }
-        let niov = Niov::new(abi::net_iov {
-            desc: abi::netmem_desc {
-                pp_ref_count: abi::atomic_long_t { counter: 1 },
-                ..Default::default()
-            },
-            type_: abi::net_iov_type_NET_IOV_PROVIDER,
-            owner: self.area.get(),
-        });
-        // SAFETY: Nobody else knows the net_iov yet.
-        if unsafe { patched!(net_mp_niov_set_dma_addr(niov.get(), dma)) } {
-            return Err(EIO);
-        }
-        // There is room for one for each page.
-        self.niovs.push_within_capacity(niov).map_err(|_| EIO)
-    }
-
-    /// Ends the DMA mapping, if that has not been done. Sleeps.
-    ///
-    /// # Safety
-    ///
-    /// The device no longer uses the memory. Callers exclude one another.
-    unsafe fn unmap(&self) {
-        if self.mapped.load(Relaxed) {
-            // SAFETY: By the type invariants and this function's requirements.
-            unsafe {
-                bindings::dma_unmap_sgtable(
-                    self.dma.cast(),
-                    self.sgt.get(),
-                    bindings::dma_data_direction::DMA_BIDIRECTIONAL,
-                    DMA_ATTRS,
-                )
-            };
-        }
-        self.mapped.store(false, Relaxed);
     }
 
     /// Whose net_iov `niov` is; [`None`]: not one of ours.
@@ -267,13 +261,31 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // SAFETY: Nobody else refers to the map, nor to any buffer: see `of()`.
-        unsafe { self.unmap() };
-        // SAFETY: By the type invariants.
-        unsafe { bindings::sg_free_table(self.sgt.get()) };
+/// Adds the net_iov of the next page to those of `area`. `dma` reaches it at `addr`.
+fn add(
+    niovs: &mut KVVec<Niov>,
+    area: *mut abi::net_iov_area,
+    dma: *mut abi::device,
+    addr: bindings::dma_addr_t,
+) -> Result {
+    // SAFETY: `dma` is a device that is there, by the invariants of `Inner`.
+    if unsafe { abi::netgpu_dma_need_sync(dma, addr) } {
+        return Err(EIO);
     }
+    let niov = Niov::new(abi::net_iov {
+        desc: abi::netmem_desc {
+            pp_ref_count: abi::atomic_long_t { counter: 1 },
+            ..Default::default()
+        },
+        type_: abi::net_iov_type_NET_IOV_PROVIDER,
+        owner: area,
+    });
+    // SAFETY: Nobody else knows the net_iov yet.
+    if unsafe { patched!(net_mp_niov_set_dma_addr(niov.get(), addr)) } {
+        return Err(EIO);
+    }
+    // There is room for one for each page.
+    niovs.push_within_capacity(niov).map_err(|_| EIO)
 }
 
 impl Map {
@@ -288,7 +300,7 @@ impl Map {
         context: &Late<Context>,
         attachment: *mut Attachment,
     ) -> Result<Self> {
-        // INVARIANT: By this function's requirements; not mapped yet.
+        // INVARIANT: By this function's requirements.
         let mut inner = KBox::new(
             Inner {
                 area: Opaque::new(abi::net_iov_area {
@@ -300,13 +312,13 @@ impl Map {
                 attachment,
                 dma: device.dma(),
                 tx_dev: Atomic::new(device.identity().cast_mut()),
-                sgt: Inner::table(&region)?,
-                mapped: Atomic::new(false),
+                // SAFETY: By this function's requirements; the region is held below.
+                mapped: unsafe { Mapped::new(&region, device, context, attachment) }?,
                 region,
             },
             GFP_KERNEL_ACCOUNT,
         )?;
-        inner.map()?;
+        inner.cut()?;
         Ok(Self(inner))
     }
 
@@ -324,7 +336,7 @@ impl Map {
             try_pin_init!(&this in Attachment {
                 // SAFETY: `this` is where the attachment will be.
                 map: unsafe { Map::new(device, region.clone(), context, this.as_ptr()) }?,
-                buffers <- Buffers::new(region.span.buffers()),
+                buffers <- Buffers::new(region.span.buffers(), map.is_writable()),
                 shares,
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -336,19 +348,53 @@ impl Map {
         &self.0.region
     }
 
-    /// Nothing of the map may be sent from here on.
+    /// Nothing of the map may be sent from here on, nor used in any way if it is a loan.
     pub(crate) fn revoke(&self) {
         self.0.tx_dev.store(core::ptr::null_mut(), Relaxed);
+        if let Some(loan) = self.0.mapped.loan() {
+            loan.end();
+        }
     }
 
-    /// Ends the DMA mapping, as the device goes away. Sleeps.
+    /// Whether nobody has asked for the memory back.
+    pub(crate) fn is_live(&self) -> bool {
+        self.0.mapped.loan().is_none_or(Loan::is_live)
+    }
+
+    /// Whether the CPU can write the memory.
+    pub(crate) fn is_writable(&self) -> bool {
+        match &self.0.mapped {
+            Mapped::Host(_) => true,
+            Mapped::DmaBuf(import) => import.is_writable(),
+        }
+    }
+
+    /// Whether fragments that are on their way out refer to memory on loan. Those of host memory are not counted.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.0.mapped.loan().is_some_and(Loan::is_sent)
+    }
+
+    /// Tells who wants the memory back that the device does not use it.
     ///
     /// # Safety
     ///
-    /// The device no longer uses the memory. Callers exclude one another.
+    /// That is so, and stays so.
+    pub(crate) unsafe fn release(&self) {
+        if let Mapped::DmaBuf(import) = &self.0.mapped {
+            // SAFETY: By this function's requirements.
+            unsafe { import.release() };
+        }
+    }
+
+    /// Ends the DMA mapping, if that has not been done. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// The device no longer uses the memory, and a grace period has passed since [`Self::revoke`]. Callers that unmap host memory
+    /// exclude one another.
     pub(crate) unsafe fn unmap(&self) {
         // SAFETY: By this function's requirements.
-        unsafe { self.0.unmap() };
+        unsafe { self.0.mapped.unmap() };
     }
 
     /// The net_iov of a buffer.
@@ -409,21 +455,34 @@ impl Map {
 
     /// Copies `data` to `offset` of a buffer that the caller holds.
     pub(crate) fn write(&self, index: u32, offset: u32, data: &[u8]) -> Result {
-        let pages = self.0.region.pages.as_slice();
-        let page = pages.get(index as usize).ok_or(EINVAL)?;
-        let end = (offset as usize).checked_add(data.len()).ok_or(EINVAL)?;
-        if end > PAGE_SIZE {
+        let (index, offset) = (index as usize, offset as usize);
+        let end = offset.checked_add(data.len()).ok_or(EINVAL)?;
+        if index >= self.0.niovs.len() || end > PAGE_SIZE {
             return Err(EINVAL);
         }
-        // SAFETY: The page is pinned by the invariants of `Pages`; the range is checked.
-        unsafe {
-            abi::netgpu_memcpy_to_page(
-                page.cast(),
-                offset as usize,
-                data.as_ptr().cast(),
-                data.len(),
-            )
-        };
+        let _guard = rcu::read_lock();
+        if !self.is_live() || !self.is_writable() {
+            return Err(ENXIO);
+        }
+        match (&self.0.mapped, &self.0.region.memory) {
+            (Mapped::DmaBuf(import), Memory::DmaBuf(_, start)) => {
+                // SAFETY: The region lies in the dma-buf; index and range are checked. The guard is held since the look.
+                unsafe { import.write(start + index * PAGE_SIZE + offset, data) };
+            }
+            (_, Memory::Host(pages)) => {
+                let page = pages.as_slice().get(index).ok_or(EINVAL)?;
+                // SAFETY: The page is pinned by the invariants of `Pages`; the range is checked.
+                unsafe {
+                    abi::netgpu_memcpy_to_page(
+                        page.cast(),
+                        offset,
+                        data.as_ptr().cast(),
+                        data.len(),
+                    )
+                };
+            }
+            _ => return Err(EINVAL),
+        }
         Ok(())
     }
 }
@@ -454,13 +513,19 @@ impl<'a> Buffer<'a> {
         unsafe { &*self.map.attachment }
     }
 
+    /// Whether it is a buffer of `map`.
+    pub(super) fn is_of(&self, map: &Map) -> bool {
+        core::ptr::eq(self.map, &*map.0)
+    }
+
     /// Its attachment, if that is of `context`.
     pub(super) fn attachment_of(&self, context: &Late<Context>) -> Option<&'a Attachment> {
         (self.map.context == context.as_raw()).then(|| self.attachment())
     }
 }
 
-/// What the stack does with fragments that are not of a receive pool: each holds the context.
+/// What the stack does with fragments that are not of a receive pool: each holds the context, and is counted if the memory can be
+/// taken back.
 static AREA_OPS: abi::net_iov_area_ops = abi::net_iov_area_ops {
     get: Some(niov_get),
     put: Some(niov_put),
@@ -478,6 +543,9 @@ unsafe extern "C" fn niov_get(niov: *mut abi::net_iov) {
         // SAFETY: By the type invariants; who holds the buffer holds the context.
         let context = unsafe { Late::<Context>::borrow(map.context) };
         let _ = (*context).clone().into_raw();
+        if let Some(loan) = map.mapped.loan() {
+            loan.get();
+        }
     }
 }
 
@@ -489,6 +557,9 @@ unsafe extern "C" fn niov_get(niov: *mut abi::net_iov) {
 unsafe extern "C" fn niov_put(niov: *mut abi::net_iov) {
     // SAFETY: By this function's requirements.
     if let Some(map) = unsafe { Inner::of(niov) } {
+        if let Some(loan) = map.mapped.loan() {
+            loan.put();
+        }
         // SAFETY: By the type invariants, and by this function's requirements.
         drop(unsafe { Late::<Context>::from_raw(map.context) });
     }

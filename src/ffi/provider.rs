@@ -16,6 +16,7 @@ use crate::queue::Queue;
 use core::ptr::NonNull;
 use kernel::{
     error::{
+        code,
         from_result,
         to_result, //
     },
@@ -28,6 +29,10 @@ use kernel::{
     sync::{
         Arc,
         ArcBorrow, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -133,6 +138,33 @@ impl Device {
             unsafe { patched!(netif_mp_close_rxq(raw, index, &params)) };
             // SAFETY: The device has given up the reference of `open_queue()`.
             drop(unsafe { Arc::from_raw(params.mp_priv.cast::<Queue>().cast_const()) });
+        }
+    }
+}
+
+impl Device {
+    /// Takes all buffers from a queue that is open, and gives it others. Sleeps, for as long as there is no memory to do it.
+    pub(super) fn restart_queue(&self, queue: &Arc<Queue>) {
+        let params = pool_params(queue);
+        loop {
+            let Ok(netdev) = self.netdev() else {
+                return;
+            };
+            let lock = netdev.lock();
+            let raw = lock.as_raw();
+            // SAFETY: As in `close_queue()`.
+            let rxq = unsafe { &*(*raw)._rx.add(queue.index() as usize) };
+            if rxq.mp_params.mp_priv != params.mp_priv {
+                return;
+            }
+            // SAFETY: The device is there and locked, and has that queue.
+            match to_result(unsafe { abi::netdev_rx_queue_restart(raw, queue.index()) }) {
+                // A device that is down uses no buffers.
+                Ok(()) | Err(code::ENETDOWN) => return,
+                Err(_) => {}
+            }
+            drop(lock);
+            fsleep(Delta::from_millis(10));
         }
     }
 }

@@ -236,6 +236,51 @@ pub(super) unsafe fn read<F: FnMut(&Pieces<'_>) -> Result<u32>>(
     Ok(done)
 }
 
+/// Whether `is` says so of a buffer of ours that a packet refers to which `sk` has yet to send, or which the peer has not acknowledged.
+///
+/// # Safety
+///
+/// `sk` is a TCP socket whose lock the task owns.
+pub(super) unsafe fn unacknowledged(sk: *mut abi::sock, is: impl Fn(&Buffer<'_>) -> bool) -> bool {
+    // SAFETY: By this function's requirements the queues are ours to look at, and what is on them are packets.
+    unsafe {
+        let queue = &raw mut (*sk).sk_write_queue;
+        let mut skb = (*queue).__bindgen_anon_1.__bindgen_anon_1.next;
+        while skb != queue.cast() {
+            if refers_to(skb, &is) {
+                return true;
+            }
+            skb = next(skb);
+        }
+        skb = abi::netgpu_tcp_rtx_queue_head(sk);
+        while !skb.is_null() {
+            if refers_to(skb, &is) {
+                return true;
+            }
+            skb = abi::netgpu_skb_rb_next(skb);
+        }
+    }
+    false
+}
+
+/// # Safety
+///
+/// `skb` is a packet.
+unsafe fn refers_to(skb: *const abi::sk_buff, is: &impl Fn(&Buffer<'_>) -> bool) -> bool {
+    // SAFETY: By this function's requirements: the array has that many fragments, which the packet holds.
+    unsafe {
+        let shared = shared_info(skb);
+        let frags = core::slice::from_raw_parts(
+            (&raw const (*shared).frags).cast::<abi::skb_frag_t>(),
+            (*shared).nr_frags.into(),
+        );
+        frags
+            .iter()
+            .filter_map(|frag| Buffer::of(niov_of(frag.netmem)?))
+            .any(|buffer| is(&buffer))
+    }
+}
+
 #[kunit_tests(netgpu_skb)]
 mod tests {
     use super::*;

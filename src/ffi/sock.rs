@@ -5,6 +5,7 @@
 use super::{
     abi,
     late::Late,
+    pages::Map,
     skb,
     ulp::Ulp, //
 };
@@ -133,6 +134,14 @@ impl Sock {
             }
         }
         true
+    }
+
+    /// Whether packets that are to be sent, or that the peer has not acknowledged, refer to `map`. Sleeps.
+    pub(crate) fn sends_from(&self, map: &Map) -> bool {
+        // SAFETY: By the type invariants; process context by the caller, who may sleep.
+        let _lock = unsafe { SockLock::new(self.0) };
+        // SAFETY: By the type invariants it is a TCP socket, and it is locked.
+        unsafe { skb::unacknowledged(self.0.as_ptr(), |buffer| buffer.is_of(map)) }
     }
 
     /// Resets the connection, also one that goes on after its socket was closed. Sleeps.

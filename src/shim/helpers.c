@@ -125,3 +125,25 @@ bool netgpu_skwq_has_sleeper(struct socket_wq *wq)
 {
 	return skwq_has_sleeper(wq);
 }
+
+struct sk_buff *netgpu_tcp_rtx_queue_head(const struct sock *sk)
+{
+	return tcp_rtx_queue_head(sk);
+}
+
+struct sk_buff *netgpu_skb_rb_next(const struct sk_buff *skb)
+{
+	return skb_rb_next(skb);
+}
+
+void netgpu_dma_fence_put(struct dma_fence *fence)
+{
+	dma_fence_put(fence);
+}
+
+void netgpu_iosys_map_memcpy_to(const struct iosys_map *map, size_t offset, const void *from, size_t len)
+{
+	struct iosys_map to = *map;
+
+	iosys_map_memcpy_to(&to, offset, from, len);
+}

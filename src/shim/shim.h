@@ -7,7 +7,10 @@
 #ifndef NETGPU_SHIM_H
 #define NETGPU_SHIM_H
 
+#include <linux/dma-buf.h>
+#include <linux/dma-fence.h>
 #include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
 #include <linux/ethtool_netlink.h>
 #include <linux/file.h>
 #include <linux/netdevice.h>
@@ -36,6 +39,7 @@ enum {
 	NETGPU_CMD_DETACH_SOCKET	= NETGPU_IOC_DETACH_SOCKET,
 	NETGPU_CMD_QUEUE_STATS		= NETGPU_IOC_QUEUE_STATS,
 	NETGPU_CMD_SOCKET_STATS		= NETGPU_IOC_SOCKET_STATS,
+	NETGPU_FMODE_WRITE		= (__force int)FMODE_WRITE,
 	NETGPU_POLL_READABLE		= (__force int)(EPOLLIN | EPOLLRDNORM),
 };
 
@@ -77,6 +81,10 @@ bool netgpu_sk_is_tcp(const struct sock *sk);
 void netgpu_sock_hold(struct sock *sk);
 void netgpu_sock_put(struct sock *sk);
 int netgpu_sock_error(struct sock *sk);
+struct sk_buff *netgpu_tcp_rtx_queue_head(const struct sock *sk);
+struct sk_buff *netgpu_skb_rb_next(const struct sk_buff *skb);
+void netgpu_dma_fence_put(struct dma_fence *fence);
+void netgpu_iosys_map_memcpy_to(const struct iosys_map *map, size_t offset, const void *from, size_t len);
 bool netgpu_skwq_has_sleeper(struct socket_wq *wq);
 
 #endif /* NETGPU_SHIM_H */

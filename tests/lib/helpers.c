@@ -38,6 +38,16 @@ int ng_add_region(int fd, const void *addr, uint64_t len)
 	return ret ? ret : (int)r.index;
 }
 
+int ng_add_dmabuf(int fd, const void *addr, uint64_t len, int dmabuf, uint64_t offset)
+{
+	struct netgpu_add_region r = {
+		.addr = (uintptr_t)addr, .len = len, .type = NETGPU_REGION_DMABUF, .dmabuf_fd = dmabuf, .dmabuf_offset = offset,
+	};
+	int ret = ng_ioctl(fd, NETGPU_IOC_ADD_REGION, &r);
+
+	return ret ? ret : (int)r.index;
+}
+
 int ng_bind(int fd, unsigned int ifindex)
 {
 	struct netgpu_bind b = { .ifindex = ifindex };
@@ -98,13 +108,17 @@ static void die(const char *what)
 
 size_t buffer_size(void)
 {
+	static size_t size;
 	struct netgpu_info info;
-	int fd = ng_open();
+	int fd;
 
+	if (size)
+		return size;
+	fd = ng_open();
 	if (fd < 0 || ng_info(fd, &info))
 		die(NETGPU_PATH);
 	close(fd);
-	return info.buffer_size;
+	return size = info.buffer_size;
 }
 
 void *memory(size_t len)
@@ -370,10 +384,14 @@ static int receiver_steps(struct receiver *r, int queue)
 	r->area = ng_open();
 	r->fd = ng_open();
 	r->len = BUFFERS * unit;
-	r->mem = memory(r->len);
+	if (r->dmabuf < 0)
+		r->mem = memory(r->len);
 	if (r->area < 0 || r->fd < 0)
 		return r->fd;
-	ret = ng_add_region(r->area, r->mem, r->len);
+	if (r->dmabuf < 0)
+		ret = ng_add_region(r->area, r->mem, r->len);
+	else
+		ret = ng_add_dmabuf(r->area, r->mem, r->len, r->dmabuf, 0);
 	if (ret != 1)
 		return ret;
 	ret = ng_bind(r->fd, nic_index());
@@ -407,9 +425,14 @@ static int receiver_steps(struct receiver *r, int queue)
 
 int receiver_open(struct receiver *r, int queue, unsigned int rule)
 {
+	return receiver_open_on(r, queue, rule, NULL, -1);
+}
+
+int receiver_open_on(struct receiver *r, int queue, unsigned int rule, void *mem, int dmabuf)
+{
 	int ret;
 
-	*r = (struct receiver){ .area = -1, .fd = -1, .pair = { -1, -1 }, .rule = rule };
+	*r = (struct receiver){ .area = -1, .fd = -1, .pair = { -1, -1 }, .rule = rule, .mem = mem, .dmabuf = dmabuf };
 	ret = receiver_steps(r, queue);
 	if (ret)
 		fprintf(stderr, "# cannot receive on queue %d: %s\n", queue, strerror(-ret));
@@ -428,7 +451,7 @@ void receiver_close(struct receiver *r)
 		munmap(r->fill.head, r->fill.len);
 	if (r->rx.head)
 		munmap(r->rx.head, r->rx.len);
-	if (r->mem)
+	if (r->mem && r->dmabuf < 0)
 		munmap(r->mem, r->len);
 }
 

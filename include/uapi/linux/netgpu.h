@@ -5,7 +5,7 @@
  * User API of /dev/netgpu. An open file of that device starts without a role
  * and takes one, once:
  *
- *  - a memory area (first NETGPU_IOC_ADD_REGION): a set of pinned spans, the
+ *  - a memory area (first NETGPU_IOC_ADD_REGION): a set of spans of memory, the
  *    regions, independent of any network device;
  *  - a context (NETGPU_IOC_BIND): regions attached to one network device,
  *    receive queues of that device, and TCP sockets.
@@ -22,7 +22,10 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-/* Version of this interface, see struct netgpu_info. */
+/*
+ * Version of this interface, see struct netgpu_info. What is added to it shows in
+ * struct netgpu_info; the version changes when something that was there does.
+ */
 #define NETGPU_API_VERSION	1
 
 /* Name of the TCP upper layer protocol that attached sockets carry. */
@@ -135,26 +138,41 @@ struct netgpu_info {
 
 /* Host memory: anonymous, shared memory, memfd, huge pages. */
 #define NETGPU_REGION_HOST	0
+/* A part of a dma-buf, for instance memory of a GPU. */
+#define NETGPU_REGION_DMABUF	1
 
 /**
- * struct netgpu_add_region - NETGPU_IOC_ADD_REGION: pin a span of memory
+ * struct netgpu_add_region - NETGPU_IOC_ADD_REGION: add a span of memory
  * @addr: start of the span, a multiple of the buffer size
  * @len: bytes, a multiple of the buffer size, not zero
  * @type: NETGPU_REGION_*
  * @flags: zero
  * @index: out: number of the region in its area, counted from one
+ * @dmabuf_fd: the dma-buf; zero for other types
+ * @dmabuf_offset: where in it the region starts, a multiple of the buffer size;
+ *	zero for other types
  * @reserved: zero
- * @reserved2: zero
  *
- * Gives the file the role of a memory area if it has none. The pages are
- * pinned and charged to RLIMIT_MEMLOCK until the area and everything that it
- * is attached to are gone; unmapping the span does not release them.
+ * Gives the file the role of a memory area if it has none.
  *
- * Errors: -EINVAL zero or unaligned @addr or @len, or a sum that overflows;
- * -EFAULT the span is not mapped, or not writable; -EEXIST it overlaps a region
- * of this area; -EOPNOTSUPP unknown @type, or memory that cannot be pinned for
- * long (files on a disk); -ENOMEM RLIMIT_MEMLOCK or memory is exhausted;
- * -ENOSPC too many regions; -EBADFD the file is a context.
+ * NETGPU_REGION_HOST: the pages are pinned and charged to RLIMIT_MEMLOCK until
+ * the area and everything that it is attached to are gone; unmapping the span
+ * does not release them.
+ *
+ * NETGPU_REGION_DMABUF: the span is the addresses under which user space knows
+ * the bytes, in rx entries, fill entries and iovecs. Nothing need be mapped
+ * there, and nothing that is mapped there is touched. The dma-buf is held, and
+ * not charged to anybody here. Bytes that did not come by DMA are written by the
+ * CPU if the exporter lets it, else they go to buffers of another region: see
+ * struct netgpu_attach_socket.
+ *
+ * Errors: -EINVAL zero or unaligned @addr, @len or @dmabuf_offset, or a sum that
+ * overflows, or @dmabuf_fd is no dma-buf; -EFAULT the span is not mapped, or not
+ * writable; -EEXIST it overlaps a region of this area; -EOPNOTSUPP unknown
+ * @type, or memory that cannot be pinned for long (files on a disk); -ENOMEM
+ * RLIMIT_MEMLOCK or memory is exhausted; -ENOSPC too many regions; -EBADF
+ * @dmabuf_fd is not open; -EACCES it is open for reading only; -ERANGE the
+ * region reaches past the end of the dma-buf; -EBADFD the file is a context.
  */
 struct netgpu_add_region {
 	__aligned_u64 addr;
@@ -162,8 +180,9 @@ struct netgpu_add_region {
 	__u32 type;
 	__u32 flags;
 	__u32 index;
-	__u32 reserved;
-	__aligned_u64 reserved2[4];
+	__s32 dmabuf_fd;
+	__aligned_u64 dmabuf_offset;
+	__aligned_u64 reserved[3];
 };
 
 /**
@@ -191,10 +210,18 @@ struct netgpu_bind {
  * Maps the region for DMA by the context's device and cuts it into buffers,
  * all of which user space owns at first. Context command.
  *
+ * The exporter of a dma-buf may take its memory back. The region is detached
+ * then, here alone: the device stops using it, its addresses name no buffers any
+ * more and can be attached anew. Connections with unfinished sends from it are
+ * aborted and report ECONNABORTED. When bytes that lie in it come next on a
+ * socket, recv(2) answers -ECONNABORTED. When no region is left, all sockets of
+ * the context are detached. Everything else goes on.
+ *
  * Errors: -EBADF @area_fd is no open file of this device; -EBADFD it is no
  * memory area; -ENOENT no such region; -EEXIST its addresses overlap a region
  * that is attached; -EIO the device cannot reach the memory without bounce
- * buffers; -ENODEV the device is gone; -ENOSPC too many regions.
+ * buffers, or only in pieces that are no whole buffers; -ENODEV the device is
+ * gone; -ENOSPC too many regions; for a dma-buf also what its exporter answers.
  */
 struct netgpu_attach_region {
 	__s32 area_fd;
@@ -272,7 +299,9 @@ struct netgpu_open_queue {
  * back, or when there is no buffer to copy into. The share is half of the
  * buffers that were ever donated to the context, divided by the number of its
  * sockets with an rx ring. Up to an eighth of the donated buffers, at most 128,
- * are kept for copies of what did not come through a queue of the context.
+ * are kept for copies of what did not come through a queue of the context. Only
+ * buffers that the CPU can write are; when there are bytes to copy and no region
+ * of the context has such buffers, recv(2) answers -EOPNOTSUPP.
  *
  * With a completion ring, sendmsg(2) with MSG_ZEROCOPY sends from the context's
  * regions: -EFAULT when some byte lies outside, -ENOBUFS while as many sends

@@ -10,6 +10,7 @@ pub const NETGPU_COMPLETION_COPIED: u32 = 1;
 pub const NETGPU_MIN_RING_ENTRIES: u32 = 16;
 pub const NETGPU_MAX_RING_ENTRIES: u32 = 262144;
 pub const NETGPU_REGION_HOST: u32 = 0;
+pub const NETGPU_REGION_DMABUF: u32 = 1;
 pub const NETGPU_IOC_MAGIC: u32 = 233;
 pub type __s32 = ::std::os::raw::c_int;
 pub type __u32 = ::std::os::raw::c_uint;
@@ -108,8 +109,9 @@ pub struct netgpu_add_region {
     pub type_: __u32,
     pub flags: __u32,
     pub index: __u32,
-    pub reserved: __u32,
-    pub reserved2: [__u64; 4usize],
+    pub dmabuf_fd: __s32,
+    pub dmabuf_offset: __u64,
+    pub reserved: [__u64; 3usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -125,10 +127,12 @@ const _: () = {
         [::std::mem::offset_of!(netgpu_add_region, flags) - 20usize];
     ["Offset of field: netgpu_add_region::index"]
         [::std::mem::offset_of!(netgpu_add_region, index) - 24usize];
+    ["Offset of field: netgpu_add_region::dmabuf_fd"]
+        [::std::mem::offset_of!(netgpu_add_region, dmabuf_fd) - 28usize];
+    ["Offset of field: netgpu_add_region::dmabuf_offset"]
+        [::std::mem::offset_of!(netgpu_add_region, dmabuf_offset) - 32usize];
     ["Offset of field: netgpu_add_region::reserved"]
-        [::std::mem::offset_of!(netgpu_add_region, reserved) - 28usize];
-    ["Offset of field: netgpu_add_region::reserved2"]
-        [::std::mem::offset_of!(netgpu_add_region, reserved2) - 32usize];
+        [::std::mem::offset_of!(netgpu_add_region, reserved) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pinned pages, mapped for a device.
+
+use super::{
+    abi,
+    device::Device,
+    pinned::Pages, //
+};
+use kernel::{
+    bindings,
+    error::{
+        code::EIO,
+        to_result, //
+    },
+    ffi::{
+        c_uint,
+        c_ulong, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    scatterlist::SGTable,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    types::Opaque, //
+};
+
+/// The mapping is of pages that no CPU's cache keeps from the device.
+const DMA_ATTRS: c_ulong = bindings::DMA_ATTR_SKIP_CPU_SYNC as c_ulong;
+
+/// A DMA mapping of pages. Its owner keeps pages and device.
+///
+/// # Invariants
+///
+/// `sgt` is a table of the pages, and while `mapped` it is mapped for `dma`.
+pub(super) struct HostMap {
+    dma: *mut abi::device,
+    sgt: Opaque<bindings::sg_table>,
+    mapped: Atomic<bool>,
+}
+
+impl HostMap {
+    /// Maps `pages` for `device`.
+    ///
+    /// # Safety
+    ///
+    /// Both outlive the result.
+    pub(super) unsafe fn new(pages: &Pages, device: &Device) -> Result<Self> {
+        let pages = pages.as_slice();
+        let sgt = Opaque::zeroed();
+        // SAFETY: The pages are valid by the invariants of `Pages`, and the function does not write to the array.
+        to_result(unsafe {
+            bindings::sg_alloc_table_from_pages_segment(
+                sgt.get(),
+                pages.as_ptr().cast_mut(),
+                c_uint::try_from(pages.len())?,
+                0,
+                pages.len() * PAGE_SIZE,
+                c_uint::MAX,
+                bindings::GFP_KERNEL_ACCOUNT,
+            )
+        })?;
+        // INVARIANT: Made by the call above, and not mapped.
+        let this = Self {
+            dma: device.dma(),
+            sgt,
+            mapped: Atomic::new(false),
+        };
+        // SAFETY: By the type invariants.
+        to_result(unsafe {
+            bindings::dma_map_sgtable(this.dma.cast(), this.sgt.get(), BIDIRECTIONAL, DMA_ATTRS)
+        })
+        .map_err(|_| EIO)?;
+        // INVARIANT: Mapped just now.
+        this.mapped.store(true, Relaxed);
+        Ok(this)
+    }
+
+    /// Calls `f` with the bus address of each page.
+    pub(super) fn pages(&self, mut f: impl FnMut(bindings::dma_addr_t) -> Result) -> Result {
+        // SAFETY: By the type invariants; the table does not change any more.
+        for segment in unsafe { SGTable::from_raw(self.sgt.get()) }.iter() {
+            for offset in (0..segment.dma_len()).step_by(PAGE_SIZE) {
+                f(segment.dma_address() + offset)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the mapping, if that has not been done.
+    ///
+    /// # Safety
+    ///
+    /// The device does not use the memory. Callers exclude one another.
+    pub(super) unsafe fn unmap(&self) {
+        if self.mapped.load(Relaxed) {
+            // SAFETY: By the type invariants and this function's requirements.
+            unsafe {
+                bindings::dma_unmap_sgtable(
+                    self.dma.cast(),
+                    self.sgt.get(),
+                    BIDIRECTIONAL,
+                    DMA_ATTRS,
+                )
+            };
+            self.mapped.store(false, Relaxed);
+        }
+    }
+}
+
+impl Drop for HostMap {
+    fn drop(&mut self) {
+        // SAFETY: Who uses the memory holds the context, which holds `self`; so nobody does.
+        unsafe { self.unmap() };
+        // SAFETY: By the type invariants.
+        unsafe { bindings::sg_free_table(self.sgt.get()) };
+    }
+}
+
+const BIDIRECTIONAL: bindings::dma_data_direction = bindings::dma_data_direction::DMA_BIDIRECTIONAL;
