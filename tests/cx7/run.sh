@@ -103,12 +103,7 @@ gro_with_tags() {
 split_on() {
 	ethtool -G "$NETGPU_DEV" tcp-data-split on
 	ethtool -g "$NETGPU_DEV" | grep -i 'tcp data split' | tail -n 1 | grep -q on
-	ethtool -L "$NETGPU_DEV" combined 2
-	ethtool -X "$NETGPU_DEV" equal 1
-	ethtool -K "$NETGPU_DEV" ntuple on
-	for proto in tcp4 tcp6; do
-		ethtool -N "$NETGPU_DEV" flow-type $proto dst-port $PORT action $QUEUE >/dev/null
-	done
+	nic_steer $QUEUE $PORT
 	nic_mtu 1500
 	nic_ping
 }

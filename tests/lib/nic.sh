@@ -86,6 +86,22 @@ nic_common_settings() {
 	ethtool -x "$NETGPU_DEV"
 }
 
+# nic_steer QUEUE PORT: our device has two queues, of which QUEUE gets what is for PORT and nothing else.
+nic_steer() {
+	ethtool -L "$NETGPU_DEV" combined 2
+	ethtool -X "$NETGPU_DEV" equal 1
+	ethtool -K "$NETGPU_DEV" ntuple on
+	ethtool -N "$NETGPU_DEV" flow-type tcp4 dst-port "$2" action "$1" loc 1 >/dev/null
+	ethtool -N "$NETGPU_DEV" flow-type tcp6 dst-port "$2" action "$1" loc 2 >/dev/null
+}
+
+# Undoes nic_steer, but for the number of queues.
+nic_unsteer() {
+	ethtool -N "$NETGPU_DEV" delete 1
+	ethtool -N "$NETGPU_DEV" delete 2
+	ethtool -X "$NETGPU_DEV" default
+}
+
 nic_queues() {
 	find "/sys/class/net/$NETGPU_DEV/queues" -maxdepth 1 -name 'rx-*' | wc -l
 }

@@ -172,12 +172,7 @@ small_ring() {
 
 plan 20
 nic_up
-ethtool -L "$NETGPU_DEV" combined 2
-ethtool -X "$NETGPU_DEV" equal 1
-ethtool -K "$NETGPU_DEV" ntuple on
-for proto in tcp4 tcp6; do
-	ethtool -N "$NETGPU_DEV" flow-type $proto dst-port $PORT action $QUEUE >/dev/null
-done
+nic_steer $QUEUE $PORT
 
 run split_on
 for program in zcrx devmem; do
