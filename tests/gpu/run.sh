@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# Memory that is not this machine's: dma-bufs of a stand-in GPU behind a PCI BAR (standin_gpu.c), and of udmabuf.
+# Memory that is not this machine's: dma-bufs of a stand-in GPU behind a PCI BAR (standin_gpu.c),
+# of udmabuf, and, where there is an IOMMU, of vfio-pci. The area gpu-iommu is this one on a machine with an IOMMU.
+#
+# NETGPU_TEST_REVOKES: how often memory is taken back under traffic.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh
@@ -24,13 +27,9 @@ stand_in() {
 # The kernel's own devmem TCP, which knows nothing of us, puts a stream into the BAR by the NIC's DMA.
 nic_to_bar() {
 	local receiver bytes=16777216 copied
-	ethtool -L "$NETGPU_DEV" combined 2
-	ethtool -X "$NETGPU_DEV" equal 1
-	defer ethtool -X "$NETGPU_DEV" default
-	ethtool -K "$NETGPU_DEV" ntuple on
+	nic_steer $QUEUE $PORT
+	defer nic_unsteer
 	ethtool -G "$NETGPU_DEV" tcp-data-split on
-	ethtool -N "$NETGPU_DEV" flow-type tcp4 dst-port $PORT action $QUEUE loc 1 >/dev/null
-	defer ethtool -N "$NETGPU_DEV" delete 1
 	./devmem "$NETGPU_DEV" $QUEUE $PORT $bytes 4096 gpu >"$ktap_tmp/received" &
 	receiver=$!
 	defer eval "kill $receiver 2>/dev/null || :"
@@ -42,15 +41,46 @@ nic_to_bar() {
 	[ "$copied" -le $((bytes / 20)) ] || fail "$copied of $bytes bytes were copied"
 }
 
+iommu_is_strict() {
+	[ "$(cat "/sys/class/net/$NETGPU_DEV/device/iommu_group/type")" = DMA ]
+}
+
+# The GPU's driver makes way for vfio-pci.
+vfio_binds() {
+	local gpu=/sys/bus/pci/devices/$NETGPU_TEST_GPU
+	until_true 10 rmmod standin_gpu
+	modprobe vfio-pci
+	echo vfio-pci >"$gpu/driver_override"
+	echo "$NETGPU_TEST_GPU" >/sys/bus/pci/drivers_probe
+	[ "$(basename "$(readlink "$gpu/driver")")" = vfio-pci ]
+}
+
 nothing_is_left() {
-	rmmod standin_gpu
+	until_true 10 pinned_is "$pinned_at_first"
+	until_true 10 module_unload
+	if [ -n "$iommu" ]; then
+		rmmod vfio-pci
+	else
+		until_true 10 rmmod standin_gpu
+	fi
 	nic_ping
 	check_log
 }
 
-plan 3
+NETGPU_TEST_GPU=$(basename "$(dirname "$(grep -lx 0x1110 /sys/bus/pci/devices/*/device)")")
+export NETGPU_TEST_GPU
+iommu=$(ls /sys/class/iommu 2>/dev/null)
+if [ -n "$iommu" ]; then plan 7; else plan 4; fi
 nic_up
+[ -z "$iommu" ] || run iommu_is_strict
 run stand_in
 run nic_to_bar
+modprobe netgpu || echo "# modprobe netgpu failed"
+pinned_at_first=$(pinned_pages)
+program dmabuf ./dmabuf
+if [ -n "$iommu" ]; then
+	run vfio_binds
+	program vfio ./vfio
+fi
 run nothing_is_left
 finish

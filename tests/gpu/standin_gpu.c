@@ -148,14 +148,8 @@ static const struct dma_buf_ops standin_ops = {
 	.release	= standin_release,
 };
 
-static const struct dma_buf_ops standin_no_cpu_ops = {
-	.attach		= standin_attach,
-	.pin		= standin_pin,
-	.unpin		= standin_unpin,
-	.map_dma_buf	= standin_map,
-	.unmap_dma_buf	= standin_unmap,
-	.release	= standin_release,
-};
+/* The same without vmap and vunmap: that is how an exporter says that the CPU is not to reach the memory. */
+static struct dma_buf_ops standin_no_cpu_ops;
 
 static int standin_export(struct standin_export *arg)
 {
@@ -290,6 +284,9 @@ static int standin_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 	if (gpu)
 		return -EBUSY;
+	standin_no_cpu_ops = standin_ops;
+	standin_no_cpu_ops.vmap = NULL;
+	standin_no_cpu_ops.vunmap = NULL;
 	err = pcim_enable_device(pdev);
 	if (err)
 		return err;
