@@ -31,7 +31,7 @@ test:
 
 .PHONY: help
 help:
-	@echo 'make                    the kernel module netgpu.ko, for the kernel in KDIR (default: the one of make kernel)'
+	@echo 'make                    the kernel modules netgpu.ko and netgpu_nvidia.ko, for the kernel in KDIR (default: the one of make kernel)'
 	@echo 'make modules_install    install it, below INSTALL_MOD_PATH if given'
 	@echo 'make clean              remove what was built here (not the cache)'
 	@echo

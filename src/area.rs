@@ -8,6 +8,7 @@
 use crate::{
     ffi::{
         dmabuf::DmaBuf,
+        gpu::GpuPages,
         pinned::Pages, //
     },
     span::Span, //
@@ -31,6 +32,8 @@ pub(crate) enum Memory {
     Host(Pages),
     /// A dma-buf, from an offset on.
     DmaBuf(Arc<DmaBuf>, usize),
+    /// Pages of a GPU.
+    Gpu(GpuPages),
 }
 
 /// Where a region is to come from.
@@ -45,12 +48,15 @@ pub(crate) enum Source {
         /// The offset.
         offset: usize,
     },
+    /// What CUDA has at the span's addresses.
+    Gpu,
 }
 
 impl Source {
     fn memory(self, span: Span) -> Result<Memory> {
         match self {
             Self::Host => Ok(Memory::Host(Pages::pin(span)?)),
+            Self::Gpu => Ok(Memory::Gpu(GpuPages::pin(span)?)),
             Self::DmaBuf { fd, offset } => {
                 let dmabuf = DmaBuf::get(fd)?;
                 let end = offset.checked_add(span.len()).ok_or(EINVAL)?;
@@ -70,7 +76,7 @@ impl Source {
 pub(crate) struct Region {
     /// Its addresses.
     pub(crate) span: Span,
-    /// Its memory. A dma-buf has all of the span.
+    /// Its memory. A dma-buf has all of the span, and so have pages of a GPU.
     pub(crate) memory: Memory,
 }
 

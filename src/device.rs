@@ -139,7 +139,7 @@ fn info(arg: Argument) -> Result {
     arg.write(&uapi::Info {
         version: uapi::API_VERSION,
         buffer_size: uapi::BUFFER_SIZE,
-        region_types: 1 << uapi::REGION_HOST | 1 << uapi::REGION_DMABUF,
+        region_types: 1 << uapi::REGION_HOST | 1 << uapi::REGION_DMABUF | 1 << uapi::REGION_CUDA,
         reserved: [0; 6],
     })
 }

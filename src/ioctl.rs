@@ -37,9 +37,12 @@ pub(crate) fn add_region(raw: &uapi::AddRegion) -> Result<(Span, Source)> {
     zero(&[raw.flags.into()])?;
     zero(&raw.reserved)?;
     let source = match raw.type_ {
-        uapi::REGION_HOST => {
+        uapi::REGION_HOST | uapi::REGION_CUDA => {
             zero(&[raw.dmabuf_fd as u64, raw.dmabuf_offset])?;
-            Source::Host
+            match raw.type_ {
+                uapi::REGION_HOST => Source::Host,
+                _ => Source::Gpu,
+            }
         }
         uapi::REGION_DMABUF => Source::DmaBuf {
             fd: raw.dmabuf_fd,
@@ -206,7 +209,7 @@ mod tests {
         ] {
             assert_eq!(add_region(&bad), Err(EINVAL));
         }
-        let unknown = uapi::AddRegion { type_: 2, ..good() };
+        let unknown = uapi::AddRegion { type_: 3, ..good() };
         assert_eq!(add_region(&unknown), Err(EOPNOTSUPP));
     }
 
@@ -226,6 +229,22 @@ mod tests {
         );
         let bad = uapi::AddRegion {
             dmabuf_offset: 0x3001,
+            ..good()
+        };
+        assert_eq!(add_region(&bad), Err(EINVAL));
+    }
+
+    #[test]
+    fn regions_of_gpus() {
+        let good = || uapi::AddRegion {
+            addr: 0x10000,
+            len: 0x10000,
+            type_: uapi::REGION_CUDA,
+            ..Default::default()
+        };
+        assert!(add_region(&good()).is_ok_and(|(_, source)| source == Source::Gpu));
+        let bad = uapi::AddRegion {
+            dmabuf_fd: 1,
             ..good()
         };
         assert_eq!(add_region(&bad), Err(EINVAL));

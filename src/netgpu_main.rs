@@ -47,6 +47,7 @@ impl kernel::InPlaceModule for NetGpu {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
             ffi::patched::check_kernel()?;
+            ffi::gpu::start();
             let work_queue = ffi::module::WorkQueue::start()?;
             let ulp = ffi::ulp::Registration::new()?;
             Ok(try_pin_init!(Self {

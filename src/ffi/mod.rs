@@ -7,7 +7,7 @@
 //! - [`patched`], [`late`], [`lock`], [`rcu`], [`module`]: what the kernel crate lacks
 //! - [`file`], [`pinned`], [`mapping`]: files of ours, pinned memory and ring memory
 //! - [`device`], [`provider`], [`pages`]: a network device, the memory provider of its queues, and the network memory of both
-//! - [`host`], [`dmabuf`]: what network memory is made of, mapped for a device; [`loan`]: that its owner may take it back
+//! - [`host`], [`dmabuf`], [`gpu`]: what network memory is made of, mapped for a device; [`loan`]: that its owner may take it back
 //! - [`sock`], [`ulp`], [`skb`], [`send`]: sockets, how they become ours, the packets that they receive, and what they send
 //!
 //! A function that C calls stands with the table that names it. It turns pointers into borrows and calls a safe one.
@@ -15,6 +15,7 @@
 pub(crate) mod device;
 pub(crate) mod dmabuf;
 pub(crate) mod file;
+pub(crate) mod gpu;
 mod host;
 pub(crate) mod late;
 mod loan;

@@ -9,6 +9,7 @@ use super::{
     abi,
     device::Device,
     dmabuf::Import,
+    gpu::GpuMap,
     host::HostMap,
     late::Late,
     loan::Loan,
@@ -127,6 +128,7 @@ pub(super) fn niov_of(netmem: abi::netmem_ref) -> Option<*mut abi::net_iov> {
 enum Mapped {
     Host(HostMap),
     DmaBuf(Import),
+    Gpu(GpuMap),
 }
 
 impl Mapped {
@@ -149,6 +151,11 @@ impl Mapped {
                 // SAFETY: By this function's requirements.
                 Self::DmaBuf(unsafe { Import::new(dmabuf, device, loan) }?)
             }
+            Memory::Gpu(pages) => {
+                let loan = Loan::new(context, attachment)?;
+                // SAFETY: By this function's requirements.
+                Self::Gpu(unsafe { GpuMap::new(pages, device, loan) }?)
+            }
         })
     }
 
@@ -157,6 +164,7 @@ impl Mapped {
         match self {
             Self::Host(_) => None,
             Self::DmaBuf(import) => Some(import.loan()),
+            Self::Gpu(map) => Some(map.loan()),
         }
     }
 
@@ -167,6 +175,7 @@ impl Mapped {
                 import.pages(*offset, region.span.buffers() as usize, f)
             }
             (Self::Host(map), Memory::Host(_)) => map.pages(f),
+            (Self::Gpu(map), Memory::Gpu(_)) => map.addresses(f),
             _ => Err(EINVAL),
         }
     }
@@ -182,6 +191,8 @@ impl Mapped {
             Self::Host(map) => unsafe { map.unmap() },
             // SAFETY: By this function's requirements.
             Self::DmaBuf(import) => unsafe { import.unmap() },
+            // SAFETY: By this function's requirements.
+            Self::Gpu(map) => unsafe { map.unmap() },
         }
     }
 }
@@ -364,7 +375,7 @@ impl Map {
     /// Whether the CPU can write the memory.
     pub(crate) fn is_writable(&self) -> bool {
         match &self.0.mapped {
-            Mapped::Host(_) => true,
+            Mapped::Host(_) | Mapped::Gpu(_) => true,
             Mapped::DmaBuf(import) => import.is_writable(),
         }
     }
@@ -468,6 +479,10 @@ impl Map {
             (Mapped::DmaBuf(import), Memory::DmaBuf(_, start)) => {
                 // SAFETY: The region lies in the dma-buf; index and range are checked. The guard is held since the look.
                 unsafe { import.write(start + index * PAGE_SIZE + offset, data) };
+            }
+            (Mapped::Gpu(map), _) => {
+                // SAFETY: As above: the map is of all of the region.
+                unsafe { map.write(index * PAGE_SIZE + offset, data) };
             }
             (_, Memory::Host(pages)) => {
                 let page = pages.as_slice().get(index).ok_or(EINVAL)?;

@@ -2,6 +2,8 @@
 /* Inlines and macros of the kernel as functions, for Rust. */
 #include <linux/backing-dev.h>
 #include <linux/highmem.h>
+#include <linux/io.h>
+#include <linux/kmod.h>
 
 #include "shim.h"
 
@@ -146,4 +148,25 @@ void netgpu_iosys_map_memcpy_to(const struct iosys_map *map, size_t offset, cons
 	struct iosys_map to = *map;
 
 	iosys_map_memcpy_to(&to, offset, from, len);
+}
+
+int netgpu_request_gpu_module(void)
+{
+	return request_module("netgpu_nvidia");
+}
+
+/* Rust has no address spaces. */
+void *netgpu_ioremap_wc(phys_addr_t addr, size_t len)
+{
+	return (__force void *)ioremap_wc(addr, len);
+}
+
+void netgpu_iounmap(void *addr)
+{
+	iounmap((__force void __iomem *)addr);
+}
+
+void netgpu_memcpy_toio(void *to, const void *from, size_t len)
+{
+	memcpy_toio((__force void __iomem *)to, from, len);
 }

@@ -27,6 +27,8 @@
 
 #include <linux/netgpu.h>
 
+#include "gpu.h"
+
 /* Macros with casts in them, as numbers. */
 enum {
 	NETGPU_CMD_INFO			= NETGPU_IOC_INFO,
@@ -55,6 +57,10 @@ struct netgpu_patched {
 };
 
 extern const struct netgpu_patched netgpu_patched;
+
+/* src/ffi/gpu.rs, for exports.c. */
+int netgpu_gpu_register(const struct netgpu_gpu_ops *ops);
+void netgpu_gpu_unregister(void);
 
 /* helpers.c: inlines and macros of the kernel, each under its own name behind the prefix. */
 void netgpu_spin_lock_bh(spinlock_t *lock);
@@ -86,5 +92,9 @@ struct sk_buff *netgpu_skb_rb_next(const struct sk_buff *skb);
 void netgpu_dma_fence_put(struct dma_fence *fence);
 void netgpu_iosys_map_memcpy_to(const struct iosys_map *map, size_t offset, const void *from, size_t len);
 bool netgpu_skwq_has_sleeper(struct socket_wq *wq);
+int netgpu_request_gpu_module(void);
+void *netgpu_ioremap_wc(phys_addr_t addr, size_t len);
+void netgpu_iounmap(void *addr);
+void netgpu_memcpy_toio(void *to, const void *from, size_t len);
 
 #endif /* NETGPU_SHIM_H */

@@ -48,6 +48,14 @@ int ng_add_dmabuf(int fd, const void *addr, uint64_t len, int dmabuf, uint64_t o
 	return ret ? ret : (int)r.index;
 }
 
+int ng_add_cuda(int fd, const void *addr, uint64_t len)
+{
+	struct netgpu_add_region r = { .addr = (uintptr_t)addr, .len = len, .type = NETGPU_REGION_CUDA };
+	int ret = ng_ioctl(fd, NETGPU_IOC_ADD_REGION, &r);
+
+	return ret ? ret : (int)r.index;
+}
+
 int ng_bind(int fd, unsigned int ifindex)
 {
 	struct netgpu_bind b = { .ifindex = ifindex };
@@ -384,12 +392,14 @@ static int receiver_steps(struct receiver *r, int queue)
 	r->area = ng_open();
 	r->fd = ng_open();
 	r->len = BUFFERS * unit;
-	if (r->dmabuf < 0)
+	if (r->dmabuf == HOST_MEMORY)
 		r->mem = memory(r->len);
 	if (r->area < 0 || r->fd < 0)
 		return r->fd;
-	if (r->dmabuf < 0)
+	if (r->dmabuf == HOST_MEMORY)
 		ret = ng_add_region(r->area, r->mem, r->len);
+	else if (r->dmabuf == CUDA_MEMORY)
+		ret = ng_add_cuda(r->area, r->mem, r->len);
 	else
 		ret = ng_add_dmabuf(r->area, r->mem, r->len, r->dmabuf, 0);
 	if (ret != 1)
@@ -425,7 +435,7 @@ static int receiver_steps(struct receiver *r, int queue)
 
 int receiver_open(struct receiver *r, int queue, unsigned int rule)
 {
-	return receiver_open_on(r, queue, rule, NULL, -1);
+	return receiver_open_on(r, queue, rule, NULL, HOST_MEMORY);
 }
 
 int receiver_open_on(struct receiver *r, int queue, unsigned int rule, void *mem, int dmabuf)
@@ -451,7 +461,7 @@ void receiver_close(struct receiver *r)
 		munmap(r->fill.head, r->fill.len);
 	if (r->rx.head)
 		munmap(r->rx.head, r->rx.len);
-	if (r->mem && r->dmabuf < 0)
+	if (r->mem && r->dmabuf == HOST_MEMORY)
 		munmap(r->mem, r->len);
 }
 

@@ -38,6 +38,7 @@ int ng_info(int fd, struct netgpu_info *info);
 /* The region's number, from one. */
 int ng_add_region(int fd, const void *addr, uint64_t len);
 int ng_add_dmabuf(int fd, const void *addr, uint64_t len, int dmabuf, uint64_t offset);
+int ng_add_cuda(int fd, const void *addr, uint64_t len);
 int ng_bind(int fd, unsigned int ifindex);
 int ng_attach_region(int fd, int area_fd, unsigned int index);
 int ng_open_queue(int fd, unsigned int queue, unsigned int fill_entries, struct netgpu_open_queue *out);
@@ -119,7 +120,7 @@ struct receiver {
 	int pair[2];		/* our end, the other machine's end */
 	size_t len;
 	char *mem;
-	int dmabuf;		/* -1: @mem is ordinary memory */
+	int dmabuf;		/* or one of the below */
 	uint32_t queue_id;
 	uint32_t socket_id;
 	struct view fill;
@@ -129,7 +130,9 @@ struct receiver {
 
 /* On @queue of our port; with @rule, a free location, the connection is steered there. 0 or -errno. */
 int receiver_open(struct receiver *r, int queue, unsigned int rule);
-/* The same with a dma-buf, whose first BUFFERS buffers are at @mem. */
+#define HOST_MEMORY	(-1)
+#define CUDA_MEMORY	(-2)
+/* The same with a dma-buf, whose first BUFFERS buffers are at @mem, or with memory of a GPU there. */
 int receiver_open_on(struct receiver *r, int queue, unsigned int rule, void *mem, int dmabuf);
 /* Whatever of it is still open. */
 void receiver_close(struct receiver *r);

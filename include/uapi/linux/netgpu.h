@@ -140,6 +140,8 @@ struct netgpu_info {
 #define NETGPU_REGION_HOST	0
 /* A part of a dma-buf, for instance memory of a GPU. */
 #define NETGPU_REGION_DMABUF	1
+/* Memory of an NVIDIA GPU, by its address in CUDA. */
+#define NETGPU_REGION_CUDA	2
 
 /**
  * struct netgpu_add_region - NETGPU_IOC_ADD_REGION: add a span of memory
@@ -166,13 +168,21 @@ struct netgpu_info {
  * CPU if the exporter lets it, else they go to buffers of another region: see
  * struct netgpu_attach_socket.
  *
+ * NETGPU_REGION_CUDA: memory of a GPU that the calling process has allocated, by
+ * cuMemAlloc() or cudaMalloc(). @addr and @len are multiples of 64 KiB. It is held,
+ * whether the process frees it or not, as long as pinned pages would be; where the
+ * driver cannot do that (MIG, vGPU), freeing it is as if a dma-buf were taken back:
+ * see struct netgpu_attach_region. Not charged to anybody here.
+ *
  * Errors: -EINVAL zero or unaligned @addr, @len or @dmabuf_offset, or a sum that
- * overflows, or @dmabuf_fd is no dma-buf; -EFAULT the span is not mapped, or not
- * writable; -EEXIST it overlaps a region of this area; -EOPNOTSUPP unknown
+ * overflows, or @dmabuf_fd is no dma-buf; -EFAULT the span is not mapped, not
+ * writable, or no memory of a GPU; -EEXIST it overlaps a region of this area; -EOPNOTSUPP unknown
  * @type, or memory that cannot be pinned for long (files on a disk); -ENOMEM
  * RLIMIT_MEMLOCK or memory is exhausted; -ENOSPC too many regions; -EBADF
  * @dmabuf_fd is not open; -EACCES it is open for reading only; -ERANGE the
- * region reaches past the end of the dma-buf; -EBADFD the file is a context.
+ * region reaches past the end of the dma-buf; -ENXIO no driver gives memory of
+ * GPUs to other devices, for which the kernel's log has the reason; -EBADFD the
+ * file is a context.
  */
 struct netgpu_add_region {
 	__aligned_u64 addr;
@@ -210,18 +220,18 @@ struct netgpu_bind {
  * Maps the region for DMA by the context's device and cuts it into buffers,
  * all of which user space owns at first. Context command.
  *
- * The exporter of a dma-buf may take its memory back. The region is detached
- * then, here alone: the device stops using it, its addresses name no buffers any
- * more and can be attached anew. Connections with unfinished sends from it are
- * aborted and report ECONNABORTED. When bytes that lie in it come next on a
- * socket, recv(2) answers -ECONNABORTED. When no region is left, all sockets of
- * the context are detached. Everything else goes on.
+ * The exporter of a dma-buf may take its memory back, and so may a GPU's driver.
+ * The region is detached then, here alone: the device stops using it, its
+ * addresses name no buffers any more and can be attached anew. Connections with
+ * unfinished sends from it are aborted and report ECONNABORTED. When bytes that
+ * lie in it come next on a socket, recv(2) answers -ECONNABORTED. When no region
+ * is left, all sockets of the context are detached. Everything else goes on.
  *
  * Errors: -EBADF @area_fd is no open file of this device; -EBADFD it is no
  * memory area; -ENOENT no such region; -EEXIST its addresses overlap a region
  * that is attached; -EIO the device cannot reach the memory without bounce
  * buffers, or only in pieces that are no whole buffers; -ENODEV the device is
- * gone; -ENOSPC too many regions; for a dma-buf also what its exporter answers.
+ * gone; -ENOSPC too many regions; for memory of others also what they answer.
  */
 struct netgpu_attach_region {
 	__s32 area_fd;
