@@ -22,6 +22,13 @@
 /* The one GPU of the machine. */
 static struct pci_dev *gpu;
 
+phys_addr_t standin_gpu_bar(u64 *len)
+{
+	*len = gpu ? pci_resource_len(gpu, BAR) : 0;
+	return gpu ? pci_resource_start(gpu, BAR) : 0;
+}
+EXPORT_SYMBOL_GPL(standin_gpu_bar);
+
 /* What a dma-buf is of; what changes of it is guarded by the reservation lock. */
 struct standin_buffer {
 	phys_addr_t start;

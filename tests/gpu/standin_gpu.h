@@ -41,4 +41,9 @@ struct standin_state {
  */
 #define STANDIN_REVOKE	_IOW(0xEA, 0x03, __s32)
 
+#ifdef __KERNEL__
+/* Where the memory is, for other modules, and its length; zero: there is no GPU. */
+phys_addr_t standin_gpu_bar(u64 *len);
+#endif
+
 #endif
