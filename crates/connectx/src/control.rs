@@ -203,7 +203,7 @@ impl Request {
                 if syndrome == 0 {
                     return Err(Refused::Well);
                 }
-                cable.ports.write()[port].faults.assert = syndrome;
+                cable.ports.read()[port].registers.set_assert(syndrome);
             }
             Self::Capture { file } => {
                 let capture = file

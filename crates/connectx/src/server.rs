@@ -21,6 +21,7 @@ use crate::bits::iseg::{FIRST_UAR, UAR_SIZE};
 use crate::cmd::iseg;
 use crate::datapath::doorbell::Doorbell;
 use crate::datapath::link::{self, Cable};
+use crate::obj::registers::Registers;
 use crate::pci::{BAR0_SIZE, CONFIG_SIZE, Effect, VECTORS};
 
 /// Why a port cannot be served.
@@ -63,7 +64,7 @@ impl PortServer {
         })?;
         Ok(Self {
             server,
-            backend: Backend { cable, port },
+            backend: Backend::new(cable, port),
             path,
         })
     }
@@ -121,9 +122,19 @@ fn regions() -> Vec<ServerRegion> {
 struct Backend {
     cable: Arc<Cable>,
     port: usize,
+    registers: Arc<Registers>,
 }
 
 impl Backend {
+    fn new(cable: Arc<Cable>, port: usize) -> Self {
+        let registers = cable.ports.read()[port].registers.clone();
+        Self {
+            cable,
+            port,
+            registers,
+        }
+    }
+
     /// Function-level reset, by whatever way it came.
     fn reset_port(&self) {
         info!(port = self.port, "reset");
@@ -146,10 +157,11 @@ impl Backend {
 
 impl ServerBackend for Backend {
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        let port = &self.cable.ports.read()[self.port];
         match region {
-            VFIO_PCI_CONFIG_REGION_INDEX => port.config.read(offset, data),
-            VFIO_PCI_BAR0_REGION_INDEX if offset < Self::UARS => iseg::read(port, offset, data),
+            VFIO_PCI_CONFIG_REGION_INDEX => self.registers.config.lock().read(offset, data),
+            VFIO_PCI_BAR0_REGION_INDEX if offset < Self::UARS => {
+                iseg::read(&self.registers, offset, data);
+            }
             // Doorbells read as zero.
             _ => data.fill(0),
         }
@@ -160,9 +172,7 @@ impl ServerBackend for Backend {
         // An error would be answered, and nobody expects an answer to a posted write.
         match region {
             VFIO_PCI_CONFIG_REGION_INDEX => {
-                let effect = self.cable.ports.write()[self.port]
-                    .config
-                    .write(offset, data);
+                let effect = self.registers.config.lock().write(offset, data);
                 match effect {
                     Effect::None => {}
                     Effect::Reset => self.reset_port(),
@@ -256,5 +266,46 @@ impl ServerBackend for Backend {
             interrupts.connect(vector, Some(fd));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bits::Fields;
+    use crate::bits::iseg::CMDIF_REV;
+    use crate::model::CX5;
+
+    /// A processor stands still until it has its answer, and nobody waits for it longer than a few seconds.
+    #[test]
+    fn a_read_is_answered_whatever_the_ports_are_doing() {
+        let cable = Arc::new(Cable::new(&CX5, Duration::ZERO));
+        let mut backend = Backend::new(cable.clone(), 1);
+        let busy = cable.ports.write();
+        let (answer, answered) = mpsc::channel();
+        thread::spawn(move || {
+            for region in [VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_BAR0_REGION_INDEX] {
+                let mut word = [0; 4];
+                let at = if region == VFIO_PCI_BAR0_REGION_INDEX {
+                    CMDIF_REV
+                } else {
+                    0
+                };
+                backend.region_read(region, at, &mut word).unwrap();
+                answer.send(word).unwrap();
+            }
+        });
+        let next = || {
+            answered
+                .recv_timeout(Duration::from_secs(5))
+                .expect("an answer")
+        };
+        assert_eq!(next()[..2], 0x15b3u16.to_le_bytes());
+        assert_eq!(Fields(&next()).u16(0), 5);
+        drop(busy);
     }
 }

@@ -14,36 +14,37 @@ use crate::bits::iseg::{
 };
 use crate::datapath::link;
 use crate::obj::port::Port;
+use crate::obj::registers::Registers;
 
 /// When the device was powered on.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The register at `offset`, a multiple of four.
-fn register(port: &Port, offset: u64) -> u32 {
-    let (major, minor, sub) = port.model.firmware();
+fn register(registers: &Registers, offset: u64) -> u32 {
+    let (major, minor, sub) = registers.model.firmware();
     let nanoseconds = START.elapsed().as_nanos() as u64;
     match offset {
         FW_REV => u32::from(minor) << 16 | u32::from(major),
         CMDIF_REV => CMDIF_REV_5 << 16 | u32::from(sub),
-        CMDQ_ADDR_HIGH => (port.command.address >> 32) as u32,
-        CMDQ_ADDR_LOW => cmdq_low(port.command.address as u32, port.command.nic_interface),
+        CMDQ_ADDR_HIGH => (registers.command_queue() >> 32) as u32,
+        CMDQ_ADDR_LOW => cmdq_low(registers.command_queue() as u32, registers.nic_interface()),
         HEALTH_FW_VER => u32::from(major) << 24 | u32::from(minor) << 16 | u32::from(sub),
-        HEALTH_HW_ID => u32::from(port.model.device_id()),
+        HEALTH_HW_ID => u32::from(registers.model.device_id()),
         TIMER_HIGH => (nanoseconds >> 32) as u32,
         TIMER_LOW => nanoseconds as u32,
-        HEALTH_SEVERITY if port.faults.assert != 0 => RESET_REQUESTED,
-        HEALTH_SYNDROME => u32::from(port.faults.assert) << 16,
+        HEALTH_SEVERITY if registers.assert() != 0 => RESET_REQUESTED,
+        HEALTH_SYNDROME => u32::from(registers.assert()) << 16,
         // Milliseconds: the driver looks every two seconds whether it has changed.
-        HEALTH_COUNTER if port.faults.assert == 0 => (nanoseconds / 1_000_000) as u32,
+        HEALTH_COUNTER if registers.assert() == 0 => (nanoseconds / 1_000_000) as u32,
         INITIALIZING => FIRMWARE_RESET,
         _ => 0,
     }
 }
 
 /// Reads `data.len()` bytes at `offset`. The driver reads words, and single bytes of the syndrome.
-pub fn read(port: &Port, offset: u64, data: &mut [u8]) {
+pub fn read(registers: &Registers, offset: u64, data: &mut [u8]) {
     for (byte, at) in data.iter_mut().zip(offset..) {
-        *byte = register(port, at & !3).to_be_bytes()[(at & 3) as usize];
+        *byte = register(registers, at & !3).to_be_bytes()[(at & 3) as usize];
     }
 }
 
@@ -54,23 +55,28 @@ pub fn write(ports: &mut [Port; 2], me: usize, offset: u64, data: &[u8]) {
         let value = u32::from_be_bytes(*word);
         match at {
             CMDQ_ADDR_HIGH => {
-                let low = ports[me].command.address & 0xffff_ffff;
-                ports[me].command.address = u64::from(value) << 32 | low;
+                let registers = &ports[me].registers;
+                let low = registers.command_queue() & 0xffff_ffff;
+                registers.set_command_queue(u64::from(value) << 32 | low);
                 start_over(ports, me);
             }
             CMDQ_ADDR_LOW => {
-                let command = &mut ports[me].command;
-                let address = command.address & !0xffff_ffff | u64::from(value & !0xfff);
-                // Setting `nic_interface` alone writes back the address.
-                let moved = std::mem::replace(&mut command.address, address) != address;
-                command.nic_interface = value >> 8 & 7;
-                if command.nic_interface == NIC_RESET {
+                let registers = &ports[me].registers;
+                let old = registers.command_queue();
+                let address = old & !0xffff_ffff | u64::from(value & !0xfff);
+                registers.set_command_queue(address);
+                let state = value >> 8 & 7;
+                if state == NIC_RESET {
                     // At once: nobody sees it going on.
-                    command.nic_interface = NIC_DISABLED;
-                    ports[me].faults.assert = 0;
+                    registers.set_nic_interface(NIC_DISABLED);
+                    registers.set_assert(0);
                     ports[me].physical.reset();
                     start_over(ports, me);
-                } else if moved || command.nic_interface == NIC_DISABLED {
+                    continue;
+                }
+                registers.set_nic_interface(state);
+                // Setting `nic_interface` alone writes back the address.
+                if address != old || state == NIC_DISABLED {
                     start_over(ports, me);
                 }
             }
@@ -94,7 +100,7 @@ mod tests {
 
     fn word(port: &Port, offset: u64) -> u32 {
         let mut bytes = [0; 4];
-        read(port, offset, &mut bytes);
+        read(&port.registers, offset, &mut bytes);
         Fields(&bytes).u32(0)
     }
 
@@ -106,7 +112,7 @@ mod tests {
         assert_eq!(word(&port, 0xffc), 0, "built-in timeouts");
         assert_ne!(word(&port, HEALTH_FW_VER), u32::MAX);
         let mut syndrome = [0xff];
-        read(&port, 0x23d, &mut syndrome);
+        read(&port.registers, 0x23d, &mut syndrome);
         assert_eq!(syndrome, [0]);
     }
 
@@ -117,7 +123,7 @@ mod tests {
         write(&mut ports, 0, CMDQ_ADDR_HIGH, &1u32.to_be_bytes());
         write(&mut ports, 0, CMDQ_ADDR_LOW, &0x2345_6000u32.to_be_bytes());
         assert!(ports[0].hca.pds.get(1).is_none());
-        assert_eq!(ports[0].command.address, 0x1_2345_6000);
+        assert_eq!(ports[0].registers.command_queue(), 0x1_2345_6000);
         assert_eq!(word(&ports[0], CMDQ_ADDR_LOW), 0x2345_6056);
         ports[0].hca.pds.insert(()).unwrap();
         write(&mut ports, 0, CMDQ_ADDR_LOW, &0x2345_6200u32.to_be_bytes());
@@ -141,10 +147,10 @@ mod tests {
     fn an_assert_lasts_until_the_driver_resets_the_firmware() {
         let mut ports = [port(0x1000), port(0x1000)];
         ports[0].hca.pds.insert(()).unwrap();
-        ports[0].faults.assert = 1;
+        ports[0].registers.set_assert(1);
         assert_eq!(word(&ports[0], HEALTH_SEVERITY) >> 31, 1);
         let mut syndrome = [0];
-        read(&ports[0], 0x23d, &mut syndrome);
+        read(&ports[0].registers, 0x23d, &mut syndrome);
         assert_eq!(syndrome, [1]);
         assert_eq!(word(&ports[0], HEALTH_COUNTER), 0, "it stands still");
         assert_ne!(word(&ports[0], INITIALIZING) & FIRMWARE_RESET, 0);

@@ -83,14 +83,14 @@ fn has_command_events(port: &Port) -> bool {
 
 /// Executes the command in `slot`.
 fn run(port: &mut Port, slot: u32) {
-    if port.faults.assert != 0 {
+    if port.registers.assert() != 0 {
         return;
     }
     if let Some(left) = port.faults.stuck_commands.checked_sub(1) {
         port.faults.stuck_commands = left;
         return;
     }
-    let address = port.command.address + (u64::from(slot) << LOG_CMDQ_STRIDE);
+    let address = port.registers.command_queue() + (u64::from(slot) << LOG_CMDQ_STRIDE);
     let mut bytes = [0; entry::SIZE];
     if let Err(fault) = port.bus.memory.read(address, &mut bytes) {
         error!(slot, %fault, "command queue cannot be read");

@@ -77,7 +77,8 @@ pub fn peer(port: usize) -> usize {
 pub fn update(ports: &mut [Port; 2]) {
     let lit = ports.iter().all(|port| {
         let faults = &port.faults;
-        port.hca.vport.admin_up && !faults.dark && !faults.unplugged && faults.assert == 0
+        let well = port.registers.assert() == 0;
+        port.hca.vport.admin_up && !faults.dark && !faults.unplugged && well
     });
     let [a, b] = ports;
     if !lit || a.link_up() != b.link_up() {

@@ -117,8 +117,6 @@ pub struct PortFaults {
     arrivals: AtomicBool,
     /// Commands that are taken and never answered, from here on.
     pub stuck_commands: u32,
-    /// Syndrome of the firmware assert that has stopped the device, or 0 (`struct health_buffer`, `synd`).
-    pub assert: u8,
     /// The transceiver gives no light, whatever the driver wants.
     pub dark: bool,
     /// No plug is in it.

@@ -13,6 +13,7 @@ pub mod flow;
 pub mod mkey;
 pub mod physical;
 pub mod port;
+pub mod registers;
 pub mod ring;
 pub mod rq;
 pub mod series;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A port: one PCI function with everything behind it.
 
+use std::sync::Arc;
+
 use tracing::debug;
 
 use super::Table;
@@ -10,6 +12,7 @@ use super::eq::{Eq, Interrupts};
 use super::flow::Steering;
 use super::mkey::{KeyFault, Mkey};
 use super::physical::{Agreement, Physical};
+use super::registers::Registers;
 use super::rq::Rq;
 use super::sq::Sq;
 use super::tir::{Rqt, Tir};
@@ -19,7 +22,7 @@ use crate::bits::iseg::FIRST_UAR;
 use crate::fault::PortFaults;
 use crate::mem::{Access, GuestMemory, Slice};
 use crate::model::{CapabilityType, Model, capability_structure};
-use crate::pci::{ConfigSpace, MSIX_TABLE};
+use crate::pci::MSIX_TABLE;
 
 /// What the device sees of its host.
 #[derive(Default)]
@@ -48,10 +51,8 @@ pub struct Port {
     pub model: &'static dyn Model,
     /// The address that the port was made with.
     pub mac: Mac,
-    /// PCI configuration space.
-    pub config: ConfigSpace,
-    /// Command queue registers.
-    pub command: CommandRegisters,
+    /// What its host can read at any time.
+    pub registers: Arc<Registers>,
     /// Host.
     pub bus: Bus,
     /// What the driver has created. Starting over drops all of it.
@@ -62,15 +63,6 @@ pub struct Port {
     pub counters: VportCounters,
     /// What goes wrong in it, on demand.
     pub faults: PortFaults,
-}
-
-/// The command queue registers of the initialisation segment.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CommandRegisters {
-    /// Bus address of the command queue.
-    pub address: u64,
-    /// `nic_interface`: what state the driver has put the device in.
-    pub nic_interface: u32,
 }
 
 /// A driver's objects and settings.
@@ -178,8 +170,7 @@ impl Port {
         Self {
             model,
             mac,
-            config: ConfigSpace::new(model),
-            command: CommandRegisters::default(),
+            registers: Arc::new(Registers::new(model)),
             bus: Bus::default(),
             hca: Hca::new(model, mac),
             physical: Physical::new(model.rates()),
@@ -200,8 +191,7 @@ impl Port {
     pub fn reset(&mut self) {
         self.start_over();
         self.physical.reset();
-        self.command = CommandRegisters::default();
-        self.config = ConfigSpace::new(self.model);
+        self.registers.reset();
     }
 
     /// Appends the pieces of memory that a queue of `pd` may use for `access` under `key`: `length` bytes at `address`.
@@ -291,12 +281,13 @@ pub(crate) mod tests {
         port.hca.vport.admin_up = true;
         port.set_link(port.physical.agree(&port.physical));
         assert!(port.link_up());
-        port.command.address = 0x1000;
+        port.registers.set_command_queue(0x1000);
         port.start_over();
         assert!(port.hca.pds.get(1).is_none());
         assert!(!port.hca.vport.admin_up && !port.link_up());
         assert_eq!(
-            port.command.address, 0x1000,
+            port.registers.command_queue(),
+            0x1000,
             "the new queue's address stays"
         );
         assert_eq!(
