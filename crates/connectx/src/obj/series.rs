@@ -12,6 +12,8 @@ const MAX_HEADERS: usize = 14 + 8 + 40 + 60;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
+/// Congestion signals: CWR and ECE.
+const CONGESTION: u8 = 0xc0;
 
 /// What merging has to know of a TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,7 @@ impl Segment {
             Ip::V6 => 40,
         };
         // The driver looks for the IP header right before that of TCP: no options, no extensions.
-        if payload == 0 || flags & !(FIN | PSH) != ACK || tcp - ip != ip_length {
+        if payload == 0 || flags & !(FIN | PSH | CONGESTION) != ACK || tcp - ip != ip_length {
             return None;
         }
         let mut same = [0; MAX_HEADERS];
@@ -61,7 +63,7 @@ impl Segment {
             }
         };
         same[tcp + 4..tcp + 8].fill(0);
-        same[tcp + 13] = ACK;
+        same[tcp + 13] &= !(FIN | PSH);
         same[tcp + 16..tcp + 18].fill(0);
         let sequence = std::array::from_fn(|i| bytes[tcp + 4 + i]);
         Some(Self {
@@ -250,6 +252,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn congestion_signals_are_merged_among_themselves() {
+        // ECE, CWR.
+        for signal in [0x40, 0x80] {
+            let signalling = |sequence, id| with_flags(tcp(sequence, 1000, id), ACK | signal);
+            let next = segment(&signalling(1000, 8)).unwrap();
+            assert!(!series(&tcp(0, 1000, 7)).takes(&next), "it begins");
+            let series = series(&signalling(0, 7));
+            assert!(series.takes(&next), "it goes on");
+            let series = series.with(next).unwrap();
+            let without = segment(&tcp(2000, 1000, 9)).unwrap();
+            assert!(!series.takes(&without), "it ends");
+        }
+    }
+
+    #[test]
     fn the_identification_grows_by_one_or_not_at_all() {
         for step in [0, 1] {
             let id = |n: u16| 0xffff_u16.wrapping_add(n * step);
@@ -268,8 +285,8 @@ pub(crate) mod tests {
     #[test]
     fn what_is_left_alone() {
         assert!(segment(&tcp(0, 0, 1)).is_none(), "no payload");
-        // SYN, RST, URG, ECE, CWR, no ACK.
-        for flags in [ACK | 2, ACK | 4, ACK | 0x20, ACK | 0x40, ACK | 0x80, PSH] {
+        // SYN, RST, URG, no ACK.
+        for flags in [ACK | 2, ACK | 4, ACK | 0x20, PSH] {
             let frame = with_flags(tcp(0, 1000, 1), flags);
             assert!(segment(&frame).is_none(), "{flags:#x}");
         }
