@@ -2,14 +2,18 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# Memory of NVIDIA's GPUs, with stand-ins for the GPU (../gpu/standin_gpu.c) and for what NVIDIA's software offers to the kernel
-# (standin_nvidia.c).
+# Memory of NVIDIA's GPUs, with stand-ins for the GPU (../gpu/standin_gpu.c), for NVIDIA's driver (standin_nvidia.c) and for CUDA
+# (libcuda.c).
 #
 # NETGPU_TEST_REVOKES: how often memory goes at any moment.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh
 . ../lib/check.sh
+. ../lib/transfer.sh
+
+# The stand-in for libcuda, which tells nobody that it is one.
+export LD_LIBRARY_PATH="$PWD"
 
 # Without NVIDIA's driver the module that would use it says so, and a region of a GPU's memory is refused.
 no_driver() {
@@ -45,6 +49,55 @@ unload_order() {
 	rmmod netgpu_nvidia
 }
 
+# way dmabuf|p2p: how a GPU's memory becomes a region.
+way() {
+	unset NETGPU_TEST_NO_DMABUF
+	[ "$1" = dmabuf ] || export NETGPU_TEST_NO_DMABUF=1
+}
+
+# receive WAY PADDED: 16 MiB into a GPU's memory, exact.
+receive() {
+	local line bytes=16777216
+	way "$1"
+	receiver "$(address ours 4 5001)" --memory cuda:8M
+	peer_sender "$2" "$(address ours 4 5001)" --bytes $bytes
+	finished "$receiver" 60 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	line=$(cat "$work/recv.out")
+	note "$line"
+	equal "bytes" "$(field "$line" rx)" $bytes
+	equal "sha256" "$(field "$line" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+	[ "$2" != padded ] || equal "copied" "$(field "$line" copied)" 0
+}
+
+# send WAY: a file from a GPU's memory, exact.
+send() {
+	local line bytes=16777216
+	way "$1"
+	head -c $bytes /dev/urandom >"$work/file"
+	peer_receiver "$(address peer 6 5002)"
+	sender "$(address peer 6 5002)" "$work/file" --memory cuda:4M
+	finished "$sender" 60 "$work/send.err"
+	finished "$peer" 10 "$work/peer.err"
+	rm "$work/file"
+	line=$(cat "$work/send.out")
+	note "$line"
+	equal "zero-copy" "$(field "$line" zero-copy)" $bytes
+	equal "sha256" "$(field "$line" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
+}
+
+# More than the GPU has.
+too_much() {
+	! netgpu recv --dev "$NETGPU_DEV" --listen 5003 --memory cuda:1G 2>"$work/error" || fail "it receives"
+	grep -q "out of memory" "$work/error" || fail "$(cat "$work/error")"
+}
+
+# Without CUDA, and without the way to the memory, the command says what is missing.
+missing() {
+	! LD_LIBRARY_PATH='' netgpu recv --dev "$NETGPU_DEV" --listen 5003 --memory cuda 2>"$work/error" || fail "it receives without CUDA"
+	grep -q "libcuda.so.1" "$work/error" || fail "$(cat "$work/error")"
+}
+
 nothing_is_left() {
 	until_true 10 module_unload
 	until_true 10 rmmod standin_nvidia
@@ -53,13 +106,20 @@ nothing_is_left() {
 	check_log
 }
 
-plan 5
+plan 13
 nic_up
 ethtool -L "$NETGPU_DEV" combined 2
 modprobe netgpu || echo "# modprobe netgpu failed"
 run no_driver
 run loaded_on_demand
 program p2p ./p2p
+for with in dmabuf p2p; do
+	run receive $with padded
+	run receive $with plain
+	run send $with
+done
+run too_much
+run missing
 run unload_order
 run nothing_is_left
 finish

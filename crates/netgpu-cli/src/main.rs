@@ -2,6 +2,7 @@
 //! The `netgpu` command.
 
 mod device;
+mod memory;
 mod pad;
 mod recv;
 mod report;

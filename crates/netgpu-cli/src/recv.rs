@@ -4,19 +4,19 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use netgpu::{
-    Backing, Context, HostMemory, MemoryArea, Piece, QueueConfig, Received, SocketConfig,
-};
+use netgpu::{Context, Piece, QueueConfig, Received, SocketConfig};
 use rustix::event::PollFlags;
 use rustix::fs::FileType;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::device::Prepared;
+use crate::memory::Memory;
 use crate::report::{Direction, Meter};
 use crate::signals::Signals;
 use crate::size::Size;
@@ -32,9 +32,9 @@ pub(crate) struct Arguments {
     /// Receive queue of the device to use [default: the last one].
     #[arg(long)]
     queue: Option<u32>,
-    /// Bytes of memory to register.
-    #[arg(long, value_name = "SIZE", default_value_t = Size::mebibytes(64), value_parser = Size::parse)]
-    memory: Size,
+    /// Bytes of memory to register; with cuda:, of a GPU's.
+    #[arg(long, value_name = "[cuda:]SIZE", default_value_t = Memory::Host(SIZE), value_parser = |text: &str| Memory::parse(text, SIZE))]
+    memory: Memory,
     /// Use huge pages of 2 MiB.
     #[arg(long)]
     huge: bool,
@@ -57,6 +57,9 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("{text:?} is neither PORT nor ADDRESS:PORT"))
 }
 
+/// Memory that is registered if nothing is said.
+const SIZE: Size = Size::mebibytes(64);
+
 /// Pieces taken off the ring before they are written and returned together.
 const BATCH: usize = 256;
 
@@ -65,12 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut output = Output::open(arguments)?;
     let signals = Signals::catch()?;
 
-    let backing = if arguments.huge {
-        Backing::Huge2M
-    } else {
-        Backing::Anonymous
-    };
-    let region = MemoryArea::new()?.add(HostMemory::new(arguments.memory.0, backing)?)?;
+    let region = arguments.memory.register(arguments.huge)?;
     let context = Context::open(&arguments.dev)?;
     context.attach(&region)?;
 
@@ -108,6 +106,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut socket = context.attach_socket(stream, config)?;
     let mut meter = Meter::start(Direction::Rx, None, arguments.sha256);
     let mut pieces: Vec<Piece> = Vec::with_capacity(BATCH);
+    // Of what the CPU does not reach. A piece lies in a buffer, which is a page.
+    let mut copy = vec![0; rustix::param::page_size()];
     loop {
         signals.check()?;
         let ended = loop {
@@ -120,10 +120,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 break false;
             }
         };
-        for piece in &pieces {
-            meter.add(piece);
+        if region.is_host() {
+            for piece in &pieces {
+                meter.add(piece);
+            }
+            output.write(&pieces, &signals)?;
+        } else {
+            for piece in &pieces {
+                if arguments.sha256 || output.is_wanted() {
+                    let copy = copy.get_mut(..piece.len()).context("a piece is too long")?;
+                    piece.read(copy)?;
+                    meter.add(copy);
+                    output.write(&[copy], &signals)?;
+                } else {
+                    meter.pass(piece.len());
+                }
+            }
         }
-        output.write(&pieces, &signals)?;
         meter.show();
         let idle = pieces.is_empty();
         // Back to the kernel.
@@ -222,8 +235,13 @@ impl Output {
         })
     }
 
+    /// Whether there is a place to write to.
+    fn is_wanted(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Writes straight from registered memory.
-    fn write(&mut self, pieces: &[Piece], signals: &Signals) -> Result<()> {
+    fn write(&mut self, pieces: &[impl Deref<Target = [u8]>], signals: &Signals) -> Result<()> {
         const WHAT: &str = "cannot write the output";
         let Some(file) = &mut self.file else {
             return Ok(());

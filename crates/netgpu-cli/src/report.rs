@@ -62,6 +62,11 @@ impl Meter {
         }
     }
 
+    /// `count` bytes that nobody looks at.
+    pub(crate) fn pass(&mut self, count: usize) {
+        self.bytes += count as u64;
+    }
+
     /// Shows how far it is. Cheap enough for every few kilobytes.
     pub(crate) fn show(&mut self) {
         if let Some(bar) = &self.bar {

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use netgpu::{Backing, Context, HostMemory, MemoryArea, Payload, Region, SocketConfig, Span};
+use netgpu::{Context, Payload, Region, SocketConfig, Span};
 use rustix::event::PollFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::memory::Memory;
 use crate::report::{Direction, Meter};
 use crate::signals::Signals;
 use crate::size::Size;
@@ -26,9 +27,9 @@ pub(crate) struct Arguments {
     address: SocketAddr,
     /// What to send; - for stdin.
     file: PathBuf,
-    /// Bytes of memory to register.
-    #[arg(long, value_name = "SIZE", default_value_t = Size::mebibytes(16), value_parser = Size::parse)]
-    memory: Size,
+    /// Bytes of memory to register; with cuda:, of a GPU's.
+    #[arg(long, value_name = "[cuda:]SIZE", default_value_t = Memory::Host(SIZE), value_parser = |text: &str| Memory::parse(text, SIZE))]
+    memory: Memory,
     /// Use huge pages of 2 MiB.
     #[arg(long)]
     huge: bool,
@@ -39,6 +40,9 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
 }
+
+/// Memory that is registered if nothing is said.
+const SIZE: Size = Size::mebibytes(16);
 
 /// Bytes read and sent at a time, where the memory is large enough.
 const CHUNK: usize = 256 << 10;
@@ -51,12 +55,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut input = Input::open(arguments)?;
     let signals = Signals::catch()?;
 
-    let backing = if arguments.huge {
-        Backing::Huge2M
-    } else {
-        Backing::Anonymous
-    };
-    let region = MemoryArea::new()?.add(HostMemory::new(arguments.memory.0, backing)?)?;
+    let region = arguments.memory.register(arguments.huge)?;
+    // Goes to what the CPU does not reach.
+    let mut copy = (!region.is_host()).then(|| vec![0; chunk(&region)]);
     let context = Context::open(&arguments.dev)?;
     context.attach(&region)?;
 
@@ -92,11 +93,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 signals.wait(&socket, events)?;
             }
         } else if let Some(span) = free.pop() {
-            match input.fill(span, &signals)? {
-                Some(payload) => {
-                    meter.add(&payload);
-                    current = Some(payload);
-                }
+            let filled = match &mut copy {
+                None => input.fill(span, &mut meter, &signals)?,
+                Some(copy) => input.copy(span, copy, &mut meter, &signals)?,
+            };
+            match filled {
+                Some(payload) => current = Some(payload),
                 None => break,
             }
         } else {
@@ -137,8 +139,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// All of the region in pieces that are read into and sent one after the other: at least four of them.
 fn chunks(region: &Region) -> Vec<Span> {
-    let len = CHUNK.min(region.len() / 4);
-    std::iter::from_fn(|| region.take(len)).collect()
+    std::iter::from_fn(|| region.take(chunk(region))).collect()
+}
+
+/// Bytes of a piece.
+fn chunk(region: &Region) -> usize {
+    CHUNK.min(region.len() / 4)
 }
 
 /// Connects over the device, so that the route that is chosen is one that it has.
@@ -201,12 +207,36 @@ impl Input {
     }
 
     /// Reads straight into registered memory; [`None`] at the end.
-    fn fill(&mut self, mut span: Span, signals: &Signals) -> Result<Option<Payload>> {
+    fn fill(
+        &mut self,
+        mut span: Span,
+        meter: &mut Meter,
+        signals: &Signals,
+    ) -> Result<Option<Payload>> {
+        let count = self.read(&mut span, signals)?;
+        meter.add(&span[..count]);
+        Ok((count > 0).then(|| span.into_payload(0..count)))
+    }
+
+    /// Reads by way of `copy`; [`None`] at the end.
+    fn copy(
+        &mut self,
+        mut span: Span,
+        copy: &mut [u8],
+        meter: &mut Meter,
+        signals: &Signals,
+    ) -> Result<Option<Payload>> {
+        let count = self.read(copy, signals)?;
+        meter.add(&copy[..count]);
+        span.write(0, &copy[..count])?;
+        Ok((count > 0).then(|| span.into_payload(0..count)))
+    }
+
+    fn read(&mut self, to: &mut [u8], signals: &Signals) -> Result<usize> {
         loop {
             signals.wait(&self.file, PollFlags::IN)?;
-            match self.file.read(&mut span) {
-                Ok(0) => return Ok(None),
-                Ok(count) => return Ok(Some(span.into_payload(0..count))),
+            match self.file.read(to) {
+                Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context("cannot read the input"),
             }

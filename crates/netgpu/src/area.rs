@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Command, Error};
-use crate::memory::HostMemory;
+#[cfg(feature = "cuda")]
+use crate::memory::CudaMemory;
+use crate::memory::{DmaBufMemory, HostMemory, Memory};
 use crate::span::{Extents, Span};
 use crate::sys::{self, Device};
 
@@ -47,12 +49,64 @@ impl MemoryArea {
     ///
     /// [`Error::Refused`], most often because RLIMIT_MEMLOCK does not allow as much pinned memory.
     pub fn add(&self, memory: HostMemory) -> Result<Region, Error> {
-        let mut argument = sys::netgpu_add_region {
-            addr: memory.start().as_ptr().expose_provenance() as u64,
-            len: memory.len() as u64,
+        let argument = sys::netgpu_add_region {
             type_: sys::NETGPU_REGION_HOST,
             ..Default::default()
         };
+        self.add_memory(Memory::Host(memory), argument)
+    }
+
+    /// Adds a part of a dma-buf as a region of this area.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] when `memory` is no part of a dma-buf.
+    pub fn add_dma_buf(&self, memory: DmaBufMemory) -> Result<Region, Error> {
+        let argument = sys::netgpu_add_region {
+            type_: sys::NETGPU_REGION_DMABUF,
+            dmabuf_fd: memory.fd(),
+            dmabuf_offset: memory.offset(),
+            ..Default::default()
+        };
+        self.add_memory(Memory::DmaBuf(memory), argument)
+    }
+
+    /// Adds memory of a GPU as a region of this area: as dma-buf where the GPU can export one, else through NVIDIA's
+    /// peer-to-peer interface.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`]; [`Error::Refused`] most often because NVIDIA's kernel driver is its closed flavour.
+    #[cfg(feature = "cuda")]
+    pub fn add_cuda(&self, memory: netgpu_cuda::GpuMemory) -> Result<Region, Error> {
+        // Open until the kernel has it.
+        let fd = match memory.export() {
+            Ok(fd) => Some(fd),
+            Err(netgpu_cuda::Error::NoDmaBuf { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let argument = match &fd {
+            Some(fd) => sys::netgpu_add_region {
+                type_: sys::NETGPU_REGION_DMABUF,
+                dmabuf_fd: fd.as_raw_fd(),
+                ..Default::default()
+            },
+            None => sys::netgpu_add_region {
+                type_: sys::NETGPU_REGION_CUDA,
+                ..Default::default()
+            },
+        };
+        self.add_memory(Memory::Cuda(CudaMemory::new(memory)), argument)
+    }
+
+    /// Adds `memory`; `argument` says in which way.
+    fn add_memory(
+        &self,
+        memory: Memory,
+        mut argument: sys::netgpu_add_region,
+    ) -> Result<Region, Error> {
+        argument.addr = memory.start() as u64;
+        argument.len = memory.len() as u64;
         let added = self.shared.device.add_region(&mut argument);
         added.map_err(|error| {
             Error::refused(Command::AddRegion, format!("{} bytes", memory.len()), error)
@@ -73,7 +127,7 @@ impl MemoryArea {
 
 /// A pinned span of memory.
 ///
-/// Its bytes are reached through [`Span`]s, each of which owns a part. Cloning makes another handle to the same
+/// Its bytes are reached through [`Span`]s, each of which owns a part; those that are not the CPU's by copies alone. Cloning makes another handle to the same
 /// region. The memory is unmapped when all handles, spans, and attachments of the region are gone.
 #[derive(Debug, Clone)]
 pub struct Region {
@@ -86,7 +140,7 @@ pub struct Region {
 #[derive(Debug)]
 pub(crate) struct RegionShared {
     free: Mutex<Extents>,
-    memory: HostMemory,
+    memory: Memory,
     index: u32,
     area: Arc<AreaShared>,
 }
@@ -96,6 +150,11 @@ impl Region {
     #[expect(clippy::len_without_is_empty, reason = "a region is never empty")]
     pub fn len(&self) -> usize {
         self.shared.memory.len()
+    }
+
+    /// Whether the CPU reaches the bytes: else spans and pieces of the region panic when they are used as slices.
+    pub fn is_host(&self) -> bool {
+        self.shared.memory.host().is_some()
     }
 
     /// Takes `len` contiguous bytes of the region, rounded up to whole buffers; [`None`] when so much is not free in
@@ -113,7 +172,7 @@ impl RegionShared {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn memory(&self) -> &HostMemory {
+    pub(crate) fn memory(&self) -> &Memory {
         &self.memory
     }
 

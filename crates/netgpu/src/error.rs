@@ -43,6 +43,15 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The CUDA driver cannot do what is needed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] netgpu_cuda::Error),
+
+    /// The CPU does not reach the memory, and there is no other way to copy.
+    #[error("the memory is a dma-buf, which this program cannot copy; its exporter can")]
+    NoCopy,
+
     /// There is no network device of this name in the network namespace of the process.
     #[error("there is no network device {name:?} here; `ip link` lists those that are")]
     Interface {
@@ -113,7 +122,10 @@ impl Error {
             | Self::Interface { source, .. }
             | Self::Refused { source, .. }
             | Self::Socket { source, .. } => source.raw_os_error(),
-            Self::Version { .. }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => None,
+            Self::NoCopy
+            | Self::Version { .. }
             | Self::Stray { .. }
             | Self::ForeignContext(_)
             | Self::NoRing(_) => None,
@@ -187,7 +199,13 @@ fn meaning(command: Command, errno: Errno) -> Option<&'static str> {
         (C::AddRegion, Errno::INVAL) => {
             "its address or length is not a multiple of the buffer size"
         }
-        (C::AddRegion, Errno::FAULT) => "it is not mapped, or not writable",
+        (C::AddRegion, Errno::FAULT) => "it is not mapped, not writable, or no memory of a GPU",
+        (C::AddRegion, Errno::NXIO) => {
+            "no driver gives memory of GPUs to other devices: NVIDIA's has to be loaded, in its open flavour; \
+             `dmesg` says more, and /sys/module/nvidia/taint has a P for the closed one"
+        }
+        (C::AddRegion, Errno::RANGE) => "it reaches past the end of the dma-buf",
+        (C::AddRegion, Errno::ACCESS) => "the dma-buf is open for reading only",
         (C::AddRegion, Errno::EXIST) => "it overlaps another region of the area",
         (C::AddRegion, Errno::OPNOTSUPP) => {
             "memory of this kind cannot be pinned; use anonymous memory, a memfd or huge pages"

@@ -14,6 +14,9 @@
 //! | [`Span`] | a part of a region that the application owns: to fill and send, or to donate |
 //! | [`Piece`] | received bytes; dropping it returns the buffer |
 //!
+//! Memory of a region need not be the CPU's ([`DmaBufMemory`], with the feature `cuda` [`cuda::GpuMemory`]): then [`Span`] and
+//! [`Piece`] copy, and panic when they are used as slices.
+//!
 //! Each keeps alive what it needs, so they can be dropped in any order.
 //!
 //! # Receiving
@@ -79,7 +82,9 @@ mod sys;
 pub use area::{MemoryArea, Region};
 pub use context::Context;
 pub use error::{Command, Error};
-pub use memory::{Backing, HostMemory};
+pub use memory::{Backing, DmaBufMemory, HostMemory};
+#[cfg(feature = "cuda")]
+pub use netgpu_cuda as cuda;
 pub use queue::{IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Queue, QueueConfig, QueueStatistics};
 pub use socket::{Completion, Piece, Received, Socket, SocketConfig, SocketStatistics};
 pub use span::{Payload, Span};

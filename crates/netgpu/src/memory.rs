@@ -2,13 +2,14 @@
 //! Host memory that can be registered.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 
 use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::error::Error;
-use crate::sys::Mapping;
+use crate::sys::{Mapping, Reservation};
 
 /// Where host memory comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +131,110 @@ impl HostMemory {
         match &self.span {
             Owner::Mapped(mapping) => mapping.len(),
             Owner::Borrowed(_, len) => *len,
+        }
+    }
+}
+
+/// A part of a dma-buf: memory that another driver has, for example that of a GPU.
+///
+/// Becomes a region with [`MemoryArea::add_dma_buf`](crate::MemoryArea::add_dma_buf). The CPU does not reach its bytes by
+/// way of that.
+#[derive(Debug)]
+pub struct DmaBufMemory {
+    fd: OwnedFd,
+    offset: u64,
+    /// The addresses that stand for the bytes.
+    place: Reservation,
+}
+
+impl DmaBufMemory {
+    /// The `len` bytes at `offset` of the dma-buf `fd`, whole pages both.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Memory`] when `len` is zero or there is not so much address space.
+    pub fn new(fd: OwnedFd, offset: u64, len: usize) -> Result<Self, Error> {
+        let place = Reservation::new(len).map_err(|source| Error::Memory {
+            len,
+            backing: Backing::Anonymous,
+            source,
+        })?;
+        Ok(Self { fd, offset, place })
+    }
+
+    pub(crate) fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+/// What a region is made of.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    Host(HostMemory),
+    DmaBuf(DmaBufMemory),
+    #[cfg(feature = "cuda")]
+    Cuda(CudaMemory),
+}
+
+/// Memory of a GPU.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+pub(crate) struct CudaMemory {
+    /// Where CUDA has it, and how much.
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+    memory: std::sync::Mutex<netgpu_cuda::GpuMemory>,
+}
+
+#[cfg(feature = "cuda")]
+impl CudaMemory {
+    pub(crate) fn new(memory: netgpu_cuda::GpuMemory) -> Self {
+        Self {
+            start: usize::try_from(memory.address()).expect("usize has 64 bits here"),
+            len: memory.len(),
+            memory: memory.into(),
+        }
+    }
+
+    /// The memory itself, for copies.
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, netgpu_cuda::GpuMemory> {
+        // Nothing of it changes while a copy could panic.
+        self.memory
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    /// The address that stands for the first byte.
+    pub(crate) fn start(&self) -> usize {
+        match self {
+            Self::Host(memory) => memory.start().as_ptr().expose_provenance(),
+            Self::DmaBuf(memory) => memory.place.start(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(memory) => memory.start,
+        }
+    }
+
+    /// Number of bytes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Host(memory) => memory.len(),
+            Self::DmaBuf(memory) => memory.place.len(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(memory) => memory.len,
+        }
+    }
+
+    /// The memory, if the CPU reaches it.
+    pub(crate) fn host(&self) -> Option<&HostMemory> {
+        match self {
+            Self::Host(memory) => Some(memory),
+            _ => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use rustix::net::RecvFlags;
 
 use crate::context::ContextShared;
 use crate::error::{Command, Error};
@@ -18,9 +18,6 @@ use crate::queue::{Queue, QueueShared, ring_entries};
 use crate::ring::{Consumer, Deliveries, Mapped};
 use crate::span::{Held, Payload};
 use crate::sys;
-
-/// `MSG_ZEROCOPY` of `include/linux/socket.h`.
-const MSG_ZEROCOPY: SendFlags = SendFlags::from_bits_retain(0x400_0000);
 
 /// What an attached socket does. Ring sizes round up to a power of two, into the range that the kernel allows.
 #[derive(Debug, Clone)]
@@ -267,24 +264,20 @@ impl Socket {
         if payload.is_empty() {
             return Ok(0);
         }
-        let flags = MSG_ZEROCOPY | SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let mut control = SendAncillaryBuffer::default();
         let sent = loop {
-            match rustix::net::sendmsg(
-                &self.stream,
-                &[io::IoSlice::new(payload)],
-                &mut control,
-                flags,
-            ) {
+            let sent = sys::send_zerocopy(self.stream.as_fd(), payload.address(), payload.len());
+            match sent {
                 Ok(sent) => break sent,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN | Errno::NOBUFS) => return Ok(0),
-                Err(errno) => {
-                    return Err(Error::Socket {
-                        what: "cannot send",
-                        source: errno.into(),
-                    });
-                }
+                Err(source) => match Errno::from_io_error(&source) {
+                    Some(Errno::INTR) => {}
+                    Some(Errno::AGAIN | Errno::NOBUFS) => return Ok(0),
+                    _ => {
+                        return Err(Error::Socket {
+                            what: "cannot send",
+                            source,
+                        });
+                    }
+                },
             }
         };
         if sent > 0 {
@@ -454,6 +447,28 @@ impl Drop for Socket {
 pub struct Piece {
     held: Held,
     queue: Arc<QueueShared>,
+}
+
+impl Piece {
+    /// Number of bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a piece is never empty")]
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Fills `data` with a copy of the bytes, of whatever memory they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`]; [`Error::NoCopy`] for a dma-buf.
+    ///
+    /// # Panics
+    ///
+    /// When `data` is not as long.
+    pub fn read(&self, data: &mut [u8]) -> Result<(), Error> {
+        assert_eq!(data.len(), self.len());
+        self.held.read(data)
+    }
 }
 
 impl Deref for Piece {

@@ -18,6 +18,8 @@ use std::slice;
 use std::sync::Arc;
 
 use crate::area::RegionShared;
+use crate::error::Error;
+use crate::memory::{HostMemory, Memory};
 use crate::ring::Delivery;
 
 /// The free buffers of a region: first buffer to number of buffers, no two of them touching.
@@ -68,7 +70,7 @@ impl Extents {
 
 /// Whole buffers of a region that the holder owns alone.
 ///
-/// Dereferences to its bytes. Dropping it frees the buffers for [`Region::take`](crate::Region::take).
+/// Dereferences to its bytes, if they are the CPU's ([`Region::is_host`](crate::Region::is_host)). Dropping it frees the buffers for [`Region::take`](crate::Region::take).
 ///
 /// # Invariants
 ///
@@ -90,20 +92,58 @@ impl Span {
         }
     }
 
-    fn start(&self) -> NonNull<u8> {
-        let offset = self.first * self.region.buffer_size();
-        // SAFETY: The offset is that of a buffer of the region, by the type invariant.
-        unsafe { self.region.memory().start().add(offset) }
+    /// First byte of the region that is the span's.
+    fn offset(&self) -> usize {
+        self.first * self.region.buffer_size()
     }
 
-    fn bytes(&self) -> usize {
+    /// The address that stands for the first byte.
+    fn address(&self) -> usize {
+        self.region.memory().start() + self.offset()
+    }
+
+    /// # Panics
+    ///
+    /// When the memory is not the CPU's.
+    fn start(&self) -> NonNull<u8> {
+        let start = host(&self.region).start();
+        // SAFETY: The offset is that of a buffer of the region, by the type invariant.
+        unsafe { start.add(self.offset()) }
+    }
+
+    /// Number of bytes.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a span is empty only where nobody sees it"
+    )]
+    pub fn len(&self) -> usize {
         self.buffers * self.region.buffer_size()
+    }
+
+    /// Copies `data` to `offset`, to whatever memory it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`]; [`Error::NoCopy`] for a dma-buf.
+    ///
+    /// # Panics
+    ///
+    /// When it does not fit.
+    pub fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Error> {
+        assert!(offset <= self.len() && data.len() <= self.len() - offset);
+        match self.region.memory() {
+            Memory::Host(_) => self[offset..][..data.len()].copy_from_slice(data),
+            Memory::DmaBuf(_) => return Err(Error::NoCopy),
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(memory) => memory.lock().write(self.offset() + offset, data)?,
+        }
+        Ok(())
     }
 
     /// Gives the buffers up for good, so that they are nobody's in this process as long as the region lives; returns
     /// their addresses, for the fill ring.
     pub(crate) fn surrender(mut self) -> impl Iterator<Item = u64> + use<> {
-        let start = self.start().as_ptr().expose_provenance() as u64;
+        let start = self.address() as u64;
         let step = self.region.buffer_size() as u64;
         // INVARIANT: The span is empty from here on, and dropping it frees nothing.
         let buffers = std::mem::take(&mut self.buffers) as u64;
@@ -139,20 +179,20 @@ impl Deref for Span {
         // SAFETY: The bytes are mapped as long as `region` is, which `self` keeps, and initialised (by the kernel with
         // zeros, or by the promise of `HostMemory::from_raw`). By the type invariant they are ours alone: nobody has a
         // mutable slice of them but through `&mut self`, and no device writes to them, since it was not given them.
-        unsafe { slice::from_raw_parts(self.start().as_ptr(), self.bytes()) }
+        unsafe { slice::from_raw_parts(self.start().as_ptr(), self.len()) }
     }
 }
 
 impl DerefMut for Span {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: As for `deref()`, and `&mut self` excludes every other slice.
-        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.bytes()) }
+        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.len()) }
     }
 }
 
 impl fmt::Debug for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Span({:?}, {} bytes)", self.start(), self.bytes())
+        write!(f, "Span({:#x}, {} bytes)", self.address(), self.len())
     }
 }
 
@@ -172,6 +212,21 @@ pub struct Payload {
 }
 
 impl Payload {
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// The address that stands for the first byte.
+    pub(crate) fn address(&self) -> usize {
+        self.span.address() + self.range.start
+    }
+
     /// Leaves the first `count` bytes out from now on.
     ///
     /// # Panics
@@ -227,18 +282,13 @@ impl Deref for Payload {
 ///
 /// # Invariants
 ///
-/// `start` and `len` are a delivery that lies in `region` and has not been returned.
+/// `len` bytes from `offset` on of `region` are a delivery that has not been returned.
 #[derive(Debug)]
 pub(crate) struct Held {
-    start: NonNull<u8>,
+    region: Arc<RegionShared>,
+    offset: usize,
     len: usize,
-    _region: Arc<RegionShared>,
 }
-
-// SAFETY: The bytes belong to the process, not to a thread; see `bytes()` for who may read them.
-unsafe impl Send for Held {}
-// SAFETY: As for `Send`; all that is shared is read-only.
-unsafe impl Sync for Held {}
 
 impl Held {
     /// Finds the region of a delivery; [`None`] if it lies in none of them.
@@ -246,33 +296,60 @@ impl Held {
         let address = usize::try_from(delivery.address()).ok()?;
         let len = usize::try_from(delivery.len()).ok()?;
         regions.iter().find_map(|region| {
-            let start = region.memory().start();
-            let offset = address.checked_sub(start.as_ptr().addr())?;
+            let offset = address.checked_sub(region.memory().start())?;
             if offset.checked_add(len)? > region.memory().len() {
                 return None;
             }
             // INVARIANT: Just checked, and a `Delivery` is a claim of the kernel that nobody else holds.
             Some(Self {
-                // SAFETY: `offset` is within the region.
-                start: unsafe { start.add(offset) },
+                region: region.clone(),
+                offset,
                 len,
-                _region: region.clone(),
             })
         })
     }
 
+    /// Number of bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Fills `data`, which is as long, with the bytes, of whatever memory it is.
+    pub(crate) fn read(&self, data: &mut [u8]) -> Result<(), Error> {
+        match self.region.memory() {
+            Memory::Host(_) => data.copy_from_slice(self.bytes()),
+            Memory::DmaBuf(_) => return Err(Error::NoCopy),
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(memory) => memory.lock().read(self.offset, data)?,
+        }
+        Ok(())
+    }
+
     /// The bytes.
+    ///
+    /// # Panics
+    ///
+    /// When the memory is not the CPU's.
     pub(crate) fn bytes(&self) -> &[u8] {
+        let start = host(&self.region).start();
         // SAFETY: By the type invariant the bytes lie in a region, which `self` keeps mapped, and are user space's
         // until they are returned: by the kernel's rule at `struct netgpu_fill_entry` no device writes to them, and
         // the kernel delivers bytes of donated buffers only, of which no `Span` exists.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts(start.as_ptr().add(self.offset), self.len) }
     }
 
     /// Address of the first byte, for the return.
     pub(crate) fn address(&self) -> u64 {
-        self.start.as_ptr().addr() as u64
+        (self.region.memory().start() + self.offset) as u64
     }
+}
+
+/// The memory of `region`, which must be the CPU's.
+fn host(region: &RegionShared) -> &HostMemory {
+    region
+        .memory()
+        .host()
+        .expect("memory that is not the CPU's is reached by copies alone")
 }
 
 #[cfg(test)]

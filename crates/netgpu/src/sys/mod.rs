@@ -19,10 +19,10 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 pub(crate) use uapi::{
     NETGPU_API_VERSION, NETGPU_COMPLETION_COPIED, NETGPU_MAX_RING_ENTRIES, NETGPU_MIN_RING_ENTRIES,
-    NETGPU_REGION_HOST, NETGPU_RING_ENTRIES, netgpu_add_region, netgpu_attach_region,
-    netgpu_attach_socket, netgpu_bind, netgpu_completion, netgpu_fill_entry, netgpu_id,
-    netgpu_info, netgpu_open_queue, netgpu_queue_stats, netgpu_ring, netgpu_rx_entry,
-    netgpu_socket_stats,
+    NETGPU_REGION_CUDA, NETGPU_REGION_DMABUF, NETGPU_REGION_HOST, NETGPU_RING_ENTRIES,
+    netgpu_add_region, netgpu_attach_region, netgpu_attach_socket, netgpu_bind, netgpu_completion,
+    netgpu_fill_entry, netgpu_id, netgpu_info, netgpu_open_queue, netgpu_queue_stats, netgpu_ring,
+    netgpu_rx_entry, netgpu_socket_stats,
 };
 
 /// Path of the character device.
@@ -249,6 +249,73 @@ impl Drop for Mapping {
         let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "munmap(2) of a whole mapping cannot fail");
     }
+}
+
+/// Address space that nothing is mapped at.
+///
+/// # Invariants
+///
+/// `start` is the address of `len` bytes, which are mapped without any access and for nobody else.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    start: usize,
+    len: usize,
+}
+
+impl Reservation {
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        // SAFETY: Without a fixed address the new mapping touches no existing memory.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                len,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        // INVARIANT: Made just now.
+        Ok(Self {
+            start: start.expose_provenance(),
+            len,
+        })
+    }
+
+    pub(crate) fn start(&self) -> usize {
+        self.start
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // SAFETY: It is ours alone by the type invariant, and nobody can use it.
+        let unmapped =
+            unsafe { rustix::mm::munmap(ptr::with_exposed_provenance_mut(self.start), self.len) };
+        debug_assert!(unmapped.is_ok(), "munmap(2) of a whole mapping cannot fail");
+    }
+}
+
+/// sendmsg(2) with `MSG_ZEROCOPY` of bytes that lie in regions of the socket's context, without waiting.
+pub(crate) fn send_zerocopy(
+    socket: BorrowedFd<'_>,
+    address: usize,
+    len: usize,
+) -> io::Result<usize> {
+    let mut part = libc::iovec {
+        iov_base: ptr::with_exposed_provenance_mut(address),
+        iov_len: len,
+    };
+    // SAFETY: Zeros are a message without anything.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    let flags = libc::MSG_ZEROCOPY | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: The message is whole. The kernel only reads the bytes, and answers with an error where it cannot.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 #[cfg(test)]
