@@ -64,9 +64,12 @@ now() {
 	cut -d. -f1 /proc/uptime
 }
 
+# ktap_result STATUS NAME BEGAN
 ktap_result() {
-	local rc="$1" name="$2"
+	local rc="$1" name="$2" took=$(($(now) - $3))
 	ktap_number=$((ktap_number + 1))
+	# What to look at first when the tests take too long.
+	[ $took -lt 5 ] || note "$took s"
 	case $rc in
 	0) echo "ok $ktap_number $name" ;;
 	4)
@@ -82,7 +85,8 @@ ktap_result() {
 }
 
 run() {
-	local name
+	local name began
+	began=$(now)
 	name=$(echo "$*" | tr ' ' '.')
 	# Not in a condition: that would switch set -e off inside.
 	(
@@ -92,17 +96,18 @@ run() {
 		set -e
 		"$@"
 	)
-	ktap_result $? "$name"
+	ktap_result $? "$name" "$began"
 }
 
 program() {
-	local name="$1"
+	local name="$1" began
+	began=$(now)
 	shift
 	{
 		"$@" 2>&1
 		echo $? >"$ktap_tmp/rc"
 	} | sed 's/^/  /'
-	ktap_result "$(cat "$ktap_tmp/rc")" "$name"
+	ktap_result "$(cat "$ktap_tmp/rc")" "$name" "$began"
 }
 
 finish() {
