@@ -192,11 +192,8 @@ impl Context {
     /// The file is released: ends everything that user space had of the context.
     pub(crate) fn shutdown(&self) {
         let queueing = self.queueing.lock();
-        // Two statements, so that the state is not locked while the queue goes.
-        loop {
-            let queue = self.state.lock().queues.pop();
-            let Some(queue) = queue else { break };
-            self.close(&queue);
+        for queue in self.queues() {
+            self.close_or_retry(&queue);
         }
         drop(queueing);
         self.abort_sockets();
@@ -255,6 +252,19 @@ impl Context {
         state.attachments = table;
         self.table.replace(shown);
         Ok(())
+    }
+
+    /// Closes `queue` now or, should the device not be able to do without it now, later. Called with the lock for that.
+    fn close_or_retry(&self, queue: &Arc<Queue>) {
+        if self.close(queue).is_err() {
+            queue.close_later();
+        }
+    }
+
+    /// Closes `queue` now or later: as above, for those who have not got the lock.
+    pub(crate) fn close_eventually(&self, queue: &Arc<Queue>) {
+        let _queueing = self.queueing.lock();
+        self.close_or_retry(queue);
     }
 
     /// The open queues, one after the other.
@@ -385,29 +395,44 @@ impl Context {
         Ok(())
     }
 
-    /// Opens a receive queue. Returns its number; on failure what the device says about it.
+    /// Opens a receive queue, or says why not and what the device says about it.
     pub(crate) fn open_queue(
         this: &Late<Self>,
         request: &ioctl::OpenQueue,
-    ) -> core::result::Result<(u32, Arc<Queue>), (Error, Option<CString>)> {
+    ) -> core::result::Result<Arc<Queue>, (Error, Option<CString>)> {
         let plain = |err| (err, None);
-        let device = this.device().map_err(plain)?;
-        device.permit().map_err(plain)?;
-        let queue = Queue::new(this.clone(), request.queue, request.entries).map_err(plain)?;
+        this.device()
+            .and_then(|device| device.permit())
+            .map_err(plain)?;
         let id = this
             .state
             .lock()
             .queues
             .reserve(MAX_QUEUES, |_| true)
             .map_err(plain)?;
+        let opened = Queue::new(this.clone(), id, request.queue, request.entries)
+            .map_err(plain)
+            .and_then(|queue| this.open(&queue, request).map(|()| queue));
+        if opened.is_err() {
+            this.state.lock().queues.take(id);
+        }
+        opened
+    }
 
+    /// Opens `queue`, whose number is reserved, and shows it.
+    fn open(
+        &self,
+        queue: &Arc<Queue>,
+        request: &ioctl::OpenQueue,
+    ) -> core::result::Result<(), (Error, Option<CString>)> {
+        let device = self.device().map_err(|err| (err, None))?;
         let wanted = QueueParams {
             index: request.queue,
             hds_offset: request.hds_offset.unwrap_or(HDS_OFFSET),
             headroom: HEADROOM,
         };
-        let _queueing = this.queueing.lock();
-        let opened = match device.open_queue(&queue, wanted) {
+        let _queueing = self.queueing.lock();
+        let headroom = match device.open_queue(queue, wanted) {
             // A device that splits at the end of the headers may know no parameters, and needs none.
             Err(refusal) if refusal.error == code::EOPNOTSUPP && request.hds_offset.is_none() => {
                 let plain = QueueParams {
@@ -415,38 +440,34 @@ impl Context {
                     headroom: 0,
                     ..wanted
                 };
-                device.open_queue(&queue, plain)
+                device.open_queue(queue, plain)
             }
             result => result,
-        };
-        match opened {
-            Ok(headroom) => {
-                if headroom < this.headroom() {
-                    this.headroom.store(headroom, Relaxed);
-                }
-                this.state.lock().queues.fill(id, queue.clone());
-                Ok((id, queue))
-            }
-            Err(refusal) => {
-                this.state.lock().queues.take(id);
-                Err(queue::explain(refusal))
-            }
         }
-    }
-
-    /// Closes the receive queue with number `id`.
-    pub(crate) fn close_queue(&self, id: u32) -> Result {
-        let _queueing = self.queueing.lock();
-        let queue = self.state.lock().queues.take(id);
-        self.close(&queue.ok_or(ENOENT)?);
+        .map_err(queue::explain)?;
+        if headroom < self.headroom() {
+            self.headroom.store(headroom, Relaxed);
+        }
+        self.state.lock().queues.fill(queue.id(), queue.clone());
         Ok(())
     }
 
-    /// Closes `queue`, which was taken out of the state. Called with the lock for that.
-    fn close(&self, queue: &Arc<Queue>) {
-        if let Some(device) = self.device.as_ref() {
-            device.close_queue(queue, queue.index());
+    /// Closes the receive queue with number `id`. Where the device cannot do without it now, it stays open.
+    pub(crate) fn close_queue(&self, id: u32) -> Result {
+        let _queueing = self.queueing.lock();
+        let queue = self.queue(id)?;
+        self.close(&queue)
+    }
+
+    /// Closes `queue`. Called with the lock for that.
+    fn close(&self, queue: &Arc<Queue>) -> Result {
+        self.device()?.close_queue(queue)?;
+        let mut state = self.state.lock();
+        let here = state.queues.get(queue.id());
+        if here.is_some_and(|here| Arc::ptr_eq(here, queue)) {
+            state.queues.take(queue.id());
         }
+        Ok(())
     }
 
     /// Attaches the socket of `file`.

@@ -211,19 +211,18 @@ impl Handle {
         let context = self.context()?;
         let mut raw: uapi::OpenQueue = arg.read_for_update()?;
         let request = ioctl::open_queue(&raw)?;
-        let (id, queue) = Context::open_queue(context, &request).map_err(|(err, message)| {
+        let queue = Context::open_queue(context, &request).map_err(|(err, message)| {
             // The error is the answer, whatever becomes of the text.
             if let Some(message) = message {
                 let _ = write_message(&raw, message.to_bytes());
             }
             err
         })?;
-        raw.id = id;
-        raw.mmap_offset = RingId::Fill(id).offset();
+        raw.id = queue.id();
+        raw.mmap_offset = RingId::Fill(raw.id).offset();
         raw.mmap_len = queue.ring().len() as u64;
-        arg.write(&raw).inspect_err(|_| {
-            let _ = context.close_queue(id);
-        })
+        arg.write(&raw)
+            .inspect_err(|_| context.close_eventually(&queue))
     }
 
     fn attach_socket(&self, arg: Argument) -> Result {

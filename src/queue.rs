@@ -20,6 +20,7 @@ use crate::{
             Mapping,
             RingMemory, //
         },
+        module::work_queue,
         pages::Pool,
         provider::Refusal,
         uapi::FillEntry, //
@@ -30,28 +31,55 @@ use crate::{
 use kernel::{
     error::code,
     ffi::c_void,
+    impl_has_delayed_work,
+    new_delayed_work,
     prelude::*,
     str::CString,
     sync::{
         rcu,
         Arc, //
+    },
+    time::msecs_to_jiffies,
+    workqueue::{
+        DelayedWork,
+        WorkItem, //
     }, //
 };
 
 /// Most fill entries that are looked at in one go, so that a batch of bad ones cannot hold up the CPU.
 const BATCH: u32 = 1024;
 
+/// How long until a queue that could not be closed is tried again.
+const CLOSE_AGAIN_MS: u32 = 100;
+
 /// A receive queue of the context's device.
 #[pin_data]
 pub(crate) struct Queue {
+    /// Its number in the context.
+    id: u32,
     /// Number of the device's receive queue.
     index: u32,
     context: Late<Context>,
+    /// Closes it, once that was tried in vain.
+    #[pin]
+    close: DelayedWork<Self>,
     ring: Arc<RingMemory>,
     #[pin]
     fill: BhLock<Consumer<Mapping<FillEntry>>>,
     /// Counters for user space.
     pub(crate) stats: Stats,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Queue { self.close }
+}
+
+impl WorkItem for Queue {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.context.close_eventually(&this);
+    }
 }
 
 /// Counters of a queue; see `struct netgpu_queue_stats`.
@@ -64,19 +92,36 @@ pub(crate) struct Stats {
 }
 
 impl Queue {
-    /// A queue that is not open yet, with a fill ring of `entries` entries.
-    pub(crate) fn new(context: Late<Context>, index: u32, entries: u32) -> Result<Arc<Self>> {
+    /// A queue that is not open yet, to be number `id` of the context, with a fill ring of `entries` entries.
+    pub(crate) fn new(
+        context: Late<Context>,
+        id: u32,
+        index: u32,
+        entries: u32,
+    ) -> Result<Arc<Self>> {
         let mapping = Mapping::new(entries)?;
         Arc::pin_init(
             try_pin_init!(Self {
+                id,
                 index,
                 context,
+                close <- new_delayed_work!("netgpu::Queue::close"),
                 ring: mapping.memory().clone(),
                 fill <- new_bh_lock!(Consumer::new(mapping), "netgpu::Queue::fill"),
                 stats: Stats::default(),
             }),
             GFP_KERNEL_ACCOUNT,
         )
+    }
+
+    /// Tries to close it a little later, and again.
+    pub(crate) fn close_later(self: &Arc<Self>) {
+        let _ = work_queue().enqueue_delayed(self.clone(), msecs_to_jiffies(CLOSE_AGAIN_MS));
+    }
+
+    /// Its number in the context.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
     }
 
     /// Number of the device's receive queue.

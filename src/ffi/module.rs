@@ -56,8 +56,8 @@ impl Drop for WorkQueue {
     }
 }
 
-/// The module's work queue.
-pub(super) fn work_queue() -> &'static Queue {
+/// The module's work queue, for objects that hold the module.
+pub(crate) fn work_queue() -> &'static Queue {
     let wq = WORK_QUEUE.load(Relaxed);
     // SAFETY: Callers hold objects that exist only between `WorkQueue::start()` and the end of the
     // module, which waits for them; so `wq` is a work queue, and stays one for as long as they need.

@@ -23,7 +23,7 @@ pub(crate) fn check_kernel() -> Result {
     let abi::netgpu_patched {
         net_mp_ops_valid,
         netif_mp_open_rxq,
-        netif_mp_close_rxq,
+        netif_mp_try_close_rxq,
         net_mp_niov_set_dma_addr,
         net_mp_niov_set_page_pool,
         net_mp_niov_clear_page_pool,
@@ -32,15 +32,15 @@ pub(crate) fn check_kernel() -> Result {
     // SAFETY: The table is a constant.
     let ops_valid = net_mp_ops_valid.is_some_and(|valid| unsafe { valid(&provider::OPS) });
     let exported = netif_mp_open_rxq.is_some()
-        && netif_mp_close_rxq.is_some()
         && net_mp_niov_set_dma_addr.is_some()
         && net_mp_niov_set_page_pool.is_some()
         && net_mp_niov_clear_page_pool.is_some()
         && netdev_queue_get_dma_dev.is_some();
-    let patch = match (ops_valid, exported) {
-        (true, true) => return Ok(()),
-        (false, _) => "page_pool: accept memory provider ops of a module",
-        (true, false) => "net: export the memory provider interface",
+    let patch = match (ops_valid, exported, netif_mp_try_close_rxq.is_some()) {
+        (true, true, true) => return Ok(()),
+        (false, ..) => "page_pool: accept memory provider ops of a module",
+        (true, false, _) => "net: export the memory provider interface",
+        (true, true, false) => "net: let a memory provider wait for its queue to close",
     };
     pr_err!("this kernel lacks the patch \"{patch}\"; apply the series in patches/ and boot it\n");
     Err(ENOSYS)

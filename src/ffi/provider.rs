@@ -123,22 +123,26 @@ impl Device {
         Ok(if merges { 0 } else { wanted.headroom.into() })
     }
 
-    /// Closes a queue that was opened as number `index`, unless the device has gone away and done so.
-    pub(crate) fn close_queue(&self, queue: &Arc<Queue>, index: u32) {
+    /// Closes a queue that is open, unless the device has gone away and done so. Fails, and changes nothing,
+    /// where the device cannot restart the queue with memory of its own, mostly because there is none.
+    pub(crate) fn close_queue(&self, queue: &Arc<Queue>) -> Result {
         let Ok(netdev) = self.netdev() else {
-            return;
+            return Ok(());
         };
         let params = pool_params(queue);
         let lock = netdev.lock();
         let raw = lock.as_raw();
         // SAFETY: The device is there and locked, and had a queue of that number, of which it keeps the structure.
-        let ours = unsafe { (*(*raw)._rx.add(index as usize)).mp_params.mp_priv == params.mp_priv };
+        let ours = unsafe {
+            (*(*raw)._rx.add(queue.index() as usize)).mp_params.mp_priv == params.mp_priv
+        };
         if ours {
             // SAFETY: As above; the queue is open with these operations.
-            unsafe { patched!(netif_mp_close_rxq(raw, index, &params)) };
+            to_result(unsafe { patched!(netif_mp_try_close_rxq(raw, queue.index(), &params)) })?;
             // SAFETY: The device has given up the reference of `open_queue()`.
             drop(unsafe { Arc::from_raw(params.mp_priv.cast::<Queue>().cast_const()) });
         }
+        Ok(())
     }
 }
 

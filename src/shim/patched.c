@@ -6,7 +6,7 @@
 #include "shim.h"
 
 #pragma weak netif_mp_open_rxq
-#pragma weak netif_mp_close_rxq
+#pragma weak netif_mp_try_close_rxq
 #pragma weak net_mp_ops_valid
 #pragma weak net_mp_niov_set_dma_addr
 #pragma weak net_mp_niov_set_page_pool
@@ -15,7 +15,7 @@
 
 const struct netgpu_patched netgpu_patched = {
 	.netif_mp_open_rxq		= netif_mp_open_rxq,
-	.netif_mp_close_rxq		= netif_mp_close_rxq,
+	.netif_mp_try_close_rxq		= netif_mp_try_close_rxq,
 	.net_mp_ops_valid		= net_mp_ops_valid,
 	.net_mp_niov_set_dma_addr	= net_mp_niov_set_dma_addr,
 	.net_mp_niov_set_page_pool	= net_mp_niov_set_page_pool,

@@ -48,7 +48,7 @@ enum {
 /* patched.c: functions that the kernel exports with patches/ only. NULL: it does not. */
 struct netgpu_patched {
 	typeof(netif_mp_open_rxq) *netif_mp_open_rxq;
-	typeof(netif_mp_close_rxq) *netif_mp_close_rxq;
+	typeof(netif_mp_try_close_rxq) *netif_mp_try_close_rxq;
 	typeof(net_mp_ops_valid) *net_mp_ops_valid;
 	typeof(net_mp_niov_set_dma_addr) *net_mp_niov_set_dma_addr;
 	typeof(net_mp_niov_set_page_pool) *net_mp_niov_set_page_pool;

@@ -27,10 +27,11 @@ refused() {
 
 plan 9
 run loads
-for export in netif_mp_open_rxq netif_mp_close_rxq net_mp_niov_set_dma_addr net_mp_niov_set_page_pool \
+for export in netif_mp_open_rxq net_mp_niov_set_dma_addr net_mp_niov_set_page_pool \
 	net_mp_niov_clear_page_pool netdev_queue_get_dma_dev; do
 	run refused $export "net: export the memory provider interface"
 done
+run refused netif_mp_try_close_rxq "net: let a memory provider wait for its queue to close"
 run refused net_mp_ops_valid "page_pool: accept memory provider ops of a module"
 run loads
 finish

@@ -353,6 +353,11 @@ struct netgpu_attach_socket {
  *
  * Argument of NETGPU_IOC_CLOSE_QUEUE and NETGPU_IOC_DETACH_SOCKET; -ENOENT for
  * an unknown number. Ring mappings stay until they are unmapped, and are dead.
+ *
+ * Closing a queue restarts it with memory of the kernel's: -ENOMEM, or what the
+ * driver says, when that fails, and the queue stays open. When the context's
+ * file is closed the kernel tries until it succeeds; until then the memory
+ * stays pinned.
  */
 struct netgpu_id {
 	__u32 id;
