@@ -470,12 +470,13 @@ impl Context {
         Ok(())
     }
 
-    /// Attaches the socket of `file`.
+    /// Attaches the socket of `file`. As that cannot be undone, `tell` is called with our side of it before, and may refuse.
     pub(crate) fn attach_socket(
         this: &Late<Self>,
         file: &SocketFile,
         request: &ioctl::AttachSocket,
-    ) -> Result<Late<Socket>> {
+        tell: impl FnOnce(&Socket) -> Result,
+    ) -> Result {
         let device = this.device()?;
         // A number whose last socket left buffers with user space would begin with those on its account.
         let id = this
@@ -483,8 +484,11 @@ impl Context {
             .lock()
             .sockets
             .reserve(MAX_SOCKETS, |id: Slot| this.shares.held(id) == 0)?;
-        let socket = Socket::new(this, id, file.sock(), request)
-            .and_then(|socket| file.attach(device, &socket).map(|()| socket));
+        let socket = Socket::new(this, id, file.sock(), request).and_then(|socket| {
+            tell(&socket)?;
+            file.attach(device, &socket)?;
+            Ok(socket)
+        });
         let mut state = this.state.lock();
         let late = state.gone;
         match &socket {
@@ -500,7 +504,7 @@ impl Context {
                 socket.abort();
                 Err(ENODEV)
             }
-            socket => socket,
+            socket => socket.map(drop),
         }
     }
 

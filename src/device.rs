@@ -3,7 +3,8 @@
 //! /dev/netgpu: an open file takes the role of a memory area or of a context with its first command, and keeps it.
 //!
 //! Output is probed for writability before a command does anything, so that a command that fails changes nothing. Should writing
-//! fail all the same, because another thread unmaps the place just then, the command is undone.
+//! fail all the same, because another thread unmaps the place just then, the command is undone, or was written about before it was
+//! done, where it cannot be.
 
 use crate::{
     area::{
@@ -22,6 +23,7 @@ use crate::{
         self,
         RingId, //
     },
+    socket::Socket,
     span::Span, //
 };
 use kernel::{
@@ -227,25 +229,29 @@ impl Handle {
 
     fn attach_socket(&self, arg: Argument) -> Result {
         let context = self.context()?;
-        let mut raw: uapi::AttachSocket = arg.read_for_update()?;
+        let raw: uapi::AttachSocket = arg.read_for_update()?;
         let request = ioctl::attach_socket(&raw)?;
         let file = SocketFile::get(request.fd)?;
-        let socket = Context::attach_socket(context, &file, &request)
+        let tell = |socket: &Socket| {
+            let id = socket.id();
+            let mut raw = uapi::AttachSocket { id, ..raw };
+            (raw.rx_mmap_offset, raw.rx_mmap_len) = match socket.rx_ring() {
+                Some(ring) => (RingId::Rx(id).offset(), ring.len() as u64),
+                None => (0, 0),
+            };
+            (raw.completion_mmap_offset, raw.completion_mmap_len) = match socket.completion_ring() {
+                Some(ring) => (RingId::Completion(id).offset(), ring.len() as u64),
+                None => (0, 0),
+            };
+            arg.write(&raw)
+        };
+        Context::attach_socket(context, &file, &request, tell)
+            // As if nothing had been told, should that be possible.
+            .inspect_err(|_| {
+                let _ = arg.write(&raw);
+            })
             // This is what TCP says of a listener.
-            .map_err(|err| if err == ENOTCONN { EINVAL } else { err })?;
-        let id = socket.id();
-        raw.id = id;
-        (raw.rx_mmap_offset, raw.rx_mmap_len) = match socket.rx_ring() {
-            Some(ring) => (RingId::Rx(id).offset(), ring.len() as u64),
-            None => (0, 0),
-        };
-        (raw.completion_mmap_offset, raw.completion_mmap_len) = match socket.completion_ring() {
-            Some(ring) => (RingId::Completion(id).offset(), ring.len() as u64),
-            None => (0, 0),
-        };
-        arg.write(&raw).inspect_err(|_| {
-            let _ = context.detach_socket(id);
-        })
+            .map_err(|err| if err == ENOTCONN { EINVAL } else { err })
     }
 
     fn queue_stats(&self, arg: Argument) -> Result {
