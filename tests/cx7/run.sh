@@ -61,9 +61,9 @@ gro_of_many_streams() {
 	iperf3 --server >"$ktap_tmp/server" 2>&1 &
 	defer kill $!
 	until_true 10 iperf_listens
-	in_peer iperf3 --client "$NETGPU_ADDR4" --time 2 --parallel 8 >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
-	in_peer iperf3 --client "$NETGPU_ADDR6" --time 2 --bidir >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
-	in_peer iperf3 --client "$NETGPU_ADDR4" --time 2 --udp --bitrate 50M >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	in_peer iperf3 --client "$NETGPU_ADDR4" --bytes 32M --parallel 8 >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	in_peer iperf3 --client "$NETGPU_ADDR6" --bytes 32M --bidir >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	in_peer iperf3 --client "$NETGPU_ADDR4" --time 1 --udp --bitrate 50M >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
 }
 
 iperf_listens() {

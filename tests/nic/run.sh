@@ -39,7 +39,7 @@ server() {
 iperf() {
 	local address="$1"
 	shift
-	in_peer iperf3 --client "$address" --time 2 --json "$@" >"$ktap_tmp/iperf" ||
+	in_peer iperf3 --client "$address" --bytes 24M --json "$@" >"$ktap_tmp/iperf" ||
 		fail "$(sed -n 's/.*"error"://p' "$ktap_tmp/iperf")"
 	gigabits=$(awk '$1 == "\"bits_per_second\":" { rate = $2 } END { printf "%.2f", rate / 1e9 }' "$ktap_tmp/iperf")
 }
