@@ -21,8 +21,8 @@ clean:
 root kernel:
 	@scripts/$@ >/dev/null
 
-.PHONY: crates test-nic test-cuda check demo
-crates test-nic test-cuda check demo:
+.PHONY: crates test-nic test-cuda check bench demo
+crates test-nic test-cuda check bench demo:
 	@scripts/$@ $(ARGS)
 
 .PHONY: test
