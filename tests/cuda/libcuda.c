@@ -51,8 +51,8 @@ int cuInit(unsigned int flags)
 	gpu = open(STANDIN_GPU_PATH, O_RDWR | O_CLOEXEC);
 	if (nvidia < 0 || gpu < 0 || ioctl(gpu, STANDIN_SIZE, &memory_len))
 		return NO_DEVICE;
-	/* For copies. */
-	memory = mmap(NULL, memory_len, PROT_READ | PROT_WRITE, MAP_SHARED, gpu, 0);
+	/* For copies, which a real GPU makes itself. */
+	memory = mmap(NULL, memory_len, PROT_READ | PROT_WRITE, MAP_SHARED, gpu, memory_len);
 	if (memory == MAP_FAILED) {
 		memory = NULL;
 		return NO_DEVICE;

@@ -2,7 +2,8 @@
 /*
  * A stand-in for a GPU and its driver. The memory is BAR 2 of QEMU's ivshmem-plain device, so MMIO to this machine, and
  * devices reach it by peer-to-peer DMA. Parts of it are exported as dma-bufs, in the segments of 64 KiB that GPUs have,
- * and can be taken back.
+ * and can be taken back. A second such device is another window on the same memory, for copies that a real GPU makes itself:
+ * who counts what CPUs do to the memory looks at the first window only. /proc/iomem has both, by different names.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
@@ -19,8 +20,8 @@
 #define SEGMENT		SZ_64K
 #define REVOKE_TIMEOUT	(30 * HZ)
 
-/* The one GPU of the machine. */
-static struct pci_dev *gpu;
+/* The one GPU of the machine, and the window for its copies. */
+static struct pci_dev *gpu, *copies;
 
 phys_addr_t standin_gpu_bar(u64 *len)
 {
@@ -268,8 +269,17 @@ static long standin_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 
 static int standin_mmap(struct file *file, struct vm_area_struct *vma)
 {
+	unsigned long pages = pci_resource_len(gpu, BAR) >> PAGE_SHIFT;
+	struct pci_dev *pdev = gpu;
+
+	if (vma->vm_pgoff >= pages) {
+		if (!copies)
+			return -ENXIO;
+		pdev = copies;
+		vma->vm_pgoff -= pages;
+	}
 	vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
-	return vm_iomap_memory(vma, pci_resource_start(gpu, BAR), pci_resource_len(gpu, BAR));
+	return vm_iomap_memory(vma, pci_resource_start(pdev, BAR), pci_resource_len(pdev, BAR));
 }
 
 static const struct file_operations standin_fops = {
@@ -289,17 +299,21 @@ static int standin_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	int err;
 
-	if (gpu)
+	if (copies)
 		return -EBUSY;
-	standin_no_cpu_ops = standin_ops;
-	standin_no_cpu_ops.vmap = NULL;
-	standin_no_cpu_ops.vunmap = NULL;
 	err = pcim_enable_device(pdev);
 	if (err)
 		return err;
-	err = pcim_request_region(pdev, BAR, "standin_gpu");
+	err = pcim_request_region(pdev, BAR, gpu ? "standin_gpu copies" : "standin_gpu");
 	if (err)
 		return err;
+	if (gpu) {
+		copies = pdev;
+		return 0;
+	}
+	standin_no_cpu_ops = standin_ops;
+	standin_no_cpu_ops.vmap = NULL;
+	standin_no_cpu_ops.vunmap = NULL;
 	gpu = pdev;
 	err = misc_register(&standin_misc);
 	if (err)
@@ -309,6 +323,10 @@ static int standin_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 static void standin_remove(struct pci_dev *pdev)
 {
+	if (pdev == copies) {
+		copies = NULL;
+		return;
+	}
 	misc_deregister(&standin_misc);
 	gpu = NULL;
 }

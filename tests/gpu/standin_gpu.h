@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
-/* /dev/standin_gpu, see standin_gpu.c. mmap(2) of it gives the GPU's memory. */
+/*
+ * /dev/standin_gpu, see standin_gpu.c. mmap(2) of it gives the GPU's memory, and from the offset on that is its size, the same memory
+ * through the window for copies.
+ */
 #ifndef STANDIN_GPU_H
 #define STANDIN_GPU_H
 
