@@ -8,6 +8,7 @@
 use std::cell::UnsafeCell;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 /// `mov [rdi + 0x4e475055], rsi`. Compilers have no use for such a displacement.
@@ -127,6 +128,13 @@ impl Mailbox {
             self.mark(((entry & FRAME) * PAGE) | WATCH);
         }
         Ok(())
+    }
+
+    /// Counts the accesses to the pages at the physical addresses `memory`, too.
+    pub fn watch_physical(&mut self, memory: Range<u64>) {
+        for page in memory.start / PAGE..memory.end.div_ceil(PAGE) {
+            self.mark((page * PAGE) | WATCH);
+        }
     }
 
     /// Watches no page any longer.

@@ -1,0 +1,1 @@
+../gpu/standin_gpu.c
