@@ -21,9 +21,13 @@ clean:
 root kernel:
 	@scripts/$@ >/dev/null
 
-.PHONY: crates test-nic test-cuda check bench demo
-crates test-nic test-cuda check bench demo:
+.PHONY: crates test-nic test-cuda check bench
+crates test-nic test-cuda check bench:
 	@scripts/$@ $(ARGS)
+
+.PHONY: demo
+demo:
+	@scripts/demo $(if $(GPU),--gpu) $(ARGS)
 
 .PHONY: test
 test:
@@ -36,6 +40,7 @@ help:
 	@echo 'make clean              remove what was built here (not the cache)'
 	@echo
 	@echo 'make demo               a file through zero-copy TCP, both ways, shown'
+	@echo '                        GPU=1: with memory of a stand-in for a GPU, and with what CPUs do to it counted'
 	@echo 'make test               every test; ARGS="rx tx" runs only these (see scripts/test --help)'
 	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
