@@ -351,10 +351,6 @@ nic_is_there() {
 	[ -e "/sys/class/net/$NETGPU_DEV" ]
 }
 
-nic_is_gone() {
-	[ ! -e "/sys/class/net/$NETGPU_DEV" ]
-}
-
 devlink_reloads() {
 	traffic
 	devlink dev reload "pci/$(pci_name)" action driver_reinit >/dev/null
@@ -369,22 +365,6 @@ unbound_and_bound() {
 	until_true 10 peer_carrier 0
 	echo "$name" >/sys/bus/pci/drivers/mlx5_core/bind
 	returned
-}
-
-# suspended LEVEL: the system goes to sleep as far as LEVEL of /sys/power/pm_test, and wakes up; the device keeps its settings.
-suspended() {
-	local index
-	index=$(cat "/sys/class/net/$NETGPU_DEV/ifindex")
-	echo 1 >/sys/module/suspend/parameters/pm_test_delay
-	echo "$1" >/sys/power/pm_test
-	defer sh -c 'echo none >/sys/power/pm_test'
-	traffic
-	echo freeze >/sys/power/state
-	until_true 30 connected
-	[ "$(cat "/sys/class/net/$NETGPU_DEV/ifindex")" = "$index" ] || fail "it is another device"
-	server --one-off
-	in_peer iperf3 --client "$NETGPU_ADDR4" --time 1 --bidir >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
-	check_log
 }
 
 removed_and_found() {
@@ -421,19 +401,7 @@ recovered() {
 	dmesg | grep -q "$(pci_name): .*health recovery succeeded"
 }
 
-# The slot's power is switched off under the driver, which is told and lets go; the other end of the cable sees it.
-unplugged() {
-	local slot
-	slot=$(grep -l "$(pci_name | sed 's/\.[0-9]*$//')" /sys/bus/pci/slots/*/address)
-	[ -n "$slot" ] || fail "our port is in no slot"
-	traffic
-	echo 0 >"${slot%address}power"
-	until_true 20 nic_is_gone
-	until_true 10 peer_carrier 0
-	check_log
-}
-
-plan 26
+plan 25
 nic_up
 run link_of_both_ends
 run plugs
@@ -460,5 +428,4 @@ run removed_and_found
 run function_resets
 run firmware_asserts
 run check_log
-run unplugged
 finish
