@@ -9,7 +9,6 @@
 #include "standin_nvidia.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 
 #define LEN	(BUFFERS * buffer_size())
 #define PAGE	STANDIN_NVIDIA_PAGE
@@ -284,35 +283,17 @@ TEST_F(data, send)
 	close(pair[1]);
 }
 
-struct traffic {
-	int fd;
-	atomic_bool stop;
-	pthread_t thread;
-};
-
-static void *keep_sending(void *arg)
-{
-	static char data[16384];
-	struct traffic *t = arg;
-
-	memset(data, 0x5a, sizeof(data));
-	while (!atomic_load(&t->stop))
-		if (send(t->fd, data, sizeof(data), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-			usleep(200);
-	return NULL;
-}
-
 /* Freed in the middle of it: at once when it was pinned for good, and then the NIC goes on; else nothing writes to it afterwards. */
 TEST_F_TIMEOUT(data, free_under_traffic, 60)
 {
 	size_t got = 0, i, len = LEN, wrong = 0;
-	struct traffic t = { .fd = self->r.pair[1] };
+	struct traffic t;
 	bool stays = variant->persistent[0] == 'Y';
 	struct netgpu_rx_entry e;
 	long long end;
 	char byte;
 
-	ASSERT_EQ(0, pthread_create(&t.thread, NULL, keep_sending, &t));
+	traffic_start(&t, self->r.pair[1]);
 	for (end = now_ms() + 10000; got < 1 << 16 && now_ms() < end;) {
 		while (take(&self->r.rx, &e)) {
 			got += e.len;
@@ -331,8 +312,7 @@ TEST_F_TIMEOUT(data, free_under_traffic, 60)
 		EXPECT_EQ(0U, wrong);
 		EXPECT_TRUE(WAIT_FOR(recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT) < 0 && errno == ECONNABORTED, 5000));
 	}
-	atomic_store(&t.stop, true);
-	pthread_join(t.thread, NULL);
+	traffic_stop(&t);
 }
 
 /* At any moment: with the memory just being pinned and attached, with traffic, with everything on its way out. */
@@ -389,16 +369,14 @@ TEST_F_TIMEOUT(storm, revoke, 900)
 			pthread_join(thread, NULL);
 		} else {
 			ASSERT_EQ(0, receiver_open_on(&r, self->queue, RULE, mem, CUDA_MEMORY)) TH_LOG("round %d", n);
-			t = (struct traffic){ .fd = r.pair[1] };
-			ASSERT_EQ(0, pthread_create(&t.thread, NULL, keep_sending, &t));
+			traffic_start(&t, r.pair[1]);
 			usleep(rand() % 50000);
 			if (n % 4)
 				close(r.fd);
 			/* The end of the process that has it, as far as the driver can tell. */
 			close(gpu);
 			EXPECT_TRUE(WAIT_FOR(gpu_unused(), 5000)) TH_LOG("round %d", n);
-			atomic_store(&t.stop, true);
-			pthread_join(t.thread, NULL);
+			traffic_stop(&t);
 			if (n % 4)
 				r.fd = -1;
 			receiver_close(&r);

@@ -7,8 +7,6 @@
 #include <linux/udmabuf.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 /* Bytes of what the cases export: as much as struct receiver takes. */
@@ -450,38 +448,6 @@ static int recv_error(int fd)
 	return recv(fd, &byte, 1, MSG_DONTWAIT) < 0 ? errno : 0;
 }
 
-struct traffic {
-	int fd;
-	atomic_bool stop;
-	pthread_t thread;
-};
-
-static void *keep_sending(void *arg)
-{
-	static char data[16384];
-	struct traffic *t = arg;
-
-	memset(data, 0x5a, sizeof(data));
-	while (!atomic_load(&t->stop))
-		if (send(t->fd, data, sizeof(data), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-			usleep(200);
-	return NULL;
-}
-
-/* Sends from @fd until stop(). */
-static void start(struct traffic *t, int fd)
-{
-	*t = (struct traffic){ .fd = fd };
-	if (pthread_create(&t->thread, NULL, keep_sending, t))
-		abort();
-}
-
-static void stop(struct traffic *t)
-{
-	atomic_store(&t->stop, true);
-	pthread_join(t->thread, NULL);
-}
-
 TEST_F(revoke, at_rest)
 {
 	size_t total = 1 << 16;
@@ -504,7 +470,7 @@ TEST_F_TIMEOUT(revoke, under_traffic, 60)
 	long long end;
 	char byte;
 
-	start(&t, self->r.pair[1]);
+	traffic_start(&t, self->r.pair[1]);
 	for (end = now_ms() + 10000; got < 1 << 16 && now_ms() < end;) {
 		while (take(&self->r.rx, &e)) {
 			got += e.len;
@@ -521,7 +487,7 @@ TEST_F_TIMEOUT(revoke, under_traffic, 60)
 		changed += ((volatile unsigned char *)bar)[i] != 0xa5;
 	EXPECT_EQ(0U, changed);
 	EXPECT_TRUE(WAIT_FOR(recv_error(self->r.pair[0]) == ECONNABORTED, 5000));
-	stop(&t);
+	traffic_stop(&t);
 }
 
 /* Another region of the context goes on, and so does a connection that has nothing in the one that went. */
@@ -565,7 +531,7 @@ TEST_F(revoke, undelivered)
 	/* So that it is not for want of any region. */
 	ASSERT_EQ(1, ng_add_region(area, memory(16 * unit), 16 * unit));
 	ASSERT_EQ(0, ng_attach_region(self->r.fd, area, 1));
-	start(&t, self->r.pair[1]);
+	traffic_start(&t, self->r.pair[1]);
 	/* The ring is full, and more waits. */
 	EXPECT_TRUE(WAIT_FOR(load(&self->r.rx.head->flags) & NETGPU_RING_STALLED, 5000));
 	EXPECT_EQ(0, gpu_revoke(self->fd));
@@ -575,7 +541,7 @@ TEST_F(revoke, undelivered)
 	EXPECT_NE(0U, total);
 	EXPECT_TRUE(WAIT_FOR(recv_error(self->r.pair[0]) == ECONNABORTED, 5000));
 	EXPECT_EQ(ECONNABORTED, recv_error(self->r.pair[0]));
-	stop(&t);
+	traffic_stop(&t);
 	close(area);
 }
 
@@ -658,7 +624,7 @@ TEST_F_TIMEOUT(storm, revoke, 900)
 		char byte;
 
 		ASSERT_EQ(0, receiver_open_on(&r, self->queue, RULE, bar, buf)) TH_LOG("round %d", n);
-		start(&t, r.pair[1]);
+		traffic_start(&t, r.pair[1]);
 		end = now_ms() + rand() % 50;
 		while (now_ms() < end) {
 			while (take(&r.rx, &e))
@@ -672,7 +638,7 @@ TEST_F_TIMEOUT(storm, revoke, 900)
 			close(r.pair[0]);
 		ASSERT_EQ(0, gpu_revoke(buf)) TH_LOG("round %d", n);
 		ASSERT_TRUE(gpu_unused(buf)) TH_LOG("round %d", n);
-		stop(&t);
+		traffic_stop(&t);
 		if (n % 3 == 1)
 			r.fd = -1;
 		if (n % 3 == 2)

@@ -6,7 +6,6 @@
 #include <grp.h>
 #include <net/if.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -463,6 +462,31 @@ void receiver_close(struct receiver *r)
 		munmap(r->rx.head, r->rx.len);
 	if (r->mem && r->dmabuf == HOST_MEMORY)
 		munmap(r->mem, r->len);
+}
+
+static void *keep_sending(void *arg)
+{
+	static char data[16384];
+	struct traffic *t = arg;
+
+	memset(data, 0x5a, sizeof(data));
+	while (!atomic_load(&t->stop))
+		if (send(t->fd, data, sizeof(data), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+			usleep(200);
+	return NULL;
+}
+
+void traffic_start(struct traffic *t, int fd)
+{
+	*t = (struct traffic){ .fd = fd };
+	if (pthread_create(&t->thread, NULL, keep_sending, t))
+		die("pthread_create");
+}
+
+void traffic_stop(struct traffic *t)
+{
+	atomic_store(&t->stop, true);
+	pthread_join(t->thread, NULL);
 }
 
 int nic_prepare(int queue)

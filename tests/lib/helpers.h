@@ -10,6 +10,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <netinet/in.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -141,6 +143,16 @@ int nic_prepare(int queue);
 void nic_restore(void);
 /* Within ten seconds. */
 bool nic_works(void);
+
+/* A thread that sends from @fd, and does not wait for who receives. */
+struct traffic {
+	int fd;
+	atomic_bool stop;
+	pthread_t thread;
+};
+
+void traffic_start(struct traffic *t, int fd);
+void traffic_stop(struct traffic *t);
 
 /* Runs a command line; its exit status. Output goes to /dev/null. */
 int sh(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -7,8 +7,6 @@
 #include "helpers.h"
 #include "kselftest_harness.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
 #include <sys/wait.h>
 
 /* What there is to let go. */
@@ -66,24 +64,6 @@ static void let_go(struct receiver *r, int thing)
 	}
 }
 
-/* Sends from the other machine until told to stop. */
-struct traffic {
-	int fd;
-	atomic_bool stop;
-	pthread_t thread;
-};
-
-static void *keep_sending(void *arg)
-{
-	static char data[16384];
-	struct traffic *t = arg;
-
-	while (!atomic_load(&t->stop))
-		if (send(t->fd, data, sizeof(data), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-			usleep(200);
-	return NULL;
-}
-
 static unsigned int orders_wanted(void)
 {
 	const char *text = getenv("NETGPU_TEST_ORDERS");
@@ -139,16 +119,14 @@ TEST_F_TIMEOUT(orders, every, 900)
 		ASSERT_EQ(0, receiver_open(&r, self->queue, 7)) TH_LOG("order %u", n);
 		ASSERT_EQ(1U << 16, transfer(r.pair[0], r.pair[1], &r.fill, &r.rx, 1 << 16)) TH_LOG("order %u", n);
 		if (variant->traffic) {
-			t.fd = r.pair[1];
-			ASSERT_EQ(0, pthread_create(&t.thread, NULL, keep_sending, &t));
+			traffic_start(&t, r.pair[1]);
 			/* Data lies in the ring, and in the socket. */
 			ASSERT_TRUE(WAIT_FOR(load(&r.rx.head->producer) - r.rx.next > 8, 5000));
 		}
 		for (i = 0; i < THINGS; i++)
 			let_go(&r, things[i]);
 		if (variant->traffic) {
-			atomic_store(&t.stop, true);
-			pthread_join(t.thread, NULL);
+			traffic_stop(&t);
 		}
 		receiver_close(&r);
 		/* The kernel looks once a second whether a page pool has drained: wait for several at a time. */
@@ -170,17 +148,15 @@ TEST_F(orders, by_command)
 		struct receiver r;
 
 		ASSERT_EQ(0, receiver_open(&r, self->queue, 7));
-		t.fd = r.pair[1];
 		if (variant->traffic)
-			ASSERT_EQ(0, pthread_create(&t.thread, NULL, keep_sending, &t));
+			traffic_start(&t, r.pair[1]);
 		if (first)
 			EXPECT_EQ(0, ng_detach_socket(r.fd, r.socket_id));
 		EXPECT_EQ(0, ng_close_queue(r.fd, r.queue_id));
 		if (!first)
 			EXPECT_EQ(0, ng_detach_socket(r.fd, r.socket_id));
 		if (variant->traffic) {
-			atomic_store(&t.stop, true);
-			pthread_join(t.thread, NULL);
+			traffic_stop(&t);
 		}
 		receiver_close(&r);
 		EXPECT_TRUE(WAIT_FOR(pinned_pages() == self->pinned, 5000));
@@ -279,14 +255,12 @@ TEST_F_TIMEOUT(orders, device_changes, 120)
 		ASSERT_EQ(0, receiver_open(&r, self->queue, 7)) TH_LOG("%s", changes[i].name);
 		ASSERT_EQ(1U << 18, transfer(r.pair[0], r.pair[1], &r.fill, &r.rx, 1 << 18)) TH_LOG("%s", changes[i].name);
 		if (variant->traffic) {
-			t.fd = r.pair[1];
-			ASSERT_EQ(0, pthread_create(&t.thread, NULL, keep_sending, &t));
+			traffic_start(&t, r.pair[1]);
 		}
 		EXPECT_EQ(0, sh_device(changes[i].there)) TH_LOG("%s", changes[i].name);
 		EXPECT_EQ(0, sh_device(changes[i].back)) TH_LOG("%s", changes[i].name);
 		if (variant->traffic) {
-			atomic_store(&t.stop, true);
-			pthread_join(t.thread, NULL);
+			traffic_stop(&t);
 		} else {
 			EXPECT_TRUE(nic_works());
 			EXPECT_EQ(1U << 18, transfer(r.pair[0], r.pair[1], &r.fill, &r.rx, 1 << 18)) TH_LOG("after: %s", changes[i].name);
