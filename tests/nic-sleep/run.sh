@@ -1,0 +1,119 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
+#
+# The machine sleeps, with packets on their way, and wakes up: the NIC is what it was, and so is what netgpu has of it.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+. ../lib/transfer.sh
+. ../lib/sleep.sh
+
+quietly() {
+	"$@" 2>/dev/null || true
+}
+
+# traffic: packets in both directions, for the length of the case, whatever becomes of them.
+traffic() {
+	in_peer ping -q -i 0.002 -s 1000 "$NETGPU_ADDR4" >/dev/null 2>&1 &
+	defer quietly kill $!
+	ping -q -i 0.002 -s 1000 "$NETGPU_PEER_ADDR4" >/dev/null 2>&1 &
+	defer quietly kill $!
+}
+
+connected() {
+	nic_carrier && nic_ping
+}
+
+# What stays as it is. The driver forgets its rules and how RSS spreads packets, the card what
+# it agreed on with the other end.
+lasting_settings() {
+	cat "/sys/class/net/$NETGPU_DEV/ifindex"
+	ethtool -g "$NETGPU_DEV"
+	ethtool -k "$NETGPU_DEV"
+	ethtool -l "$NETGPU_DEV"
+	ip -o -4 address show dev "$NETGPU_DEV"
+}
+
+# slept STATE LEVEL: a connection that is in use when the machine falls asleep goes on when it is awake.
+slept() {
+	local client
+	ethtool -G "$NETGPU_DEV" rx 512
+	lasting_settings >"$ktap_tmp/before"
+	iperf3 --server --one-off >"$ktap_tmp/server" 2>&1 &
+	defer quietly kill $!
+	until_true 10 server_listens
+	traffic
+	in_peer iperf3 --client "$NETGPU_ADDR4" --bidir --time 3 >"$ktap_tmp/iperf" 2>&1 &
+	client=$!
+	until_true 10 peer_connected
+	fall_asleep "$@"
+	until_true 30 connected
+	wait $client || fail "$(cat "$ktap_tmp/iperf")"
+	lasting_settings >"$ktap_tmp/after"
+	diff "$ktap_tmp/before" "$ktap_tmp/after" >"$ktap_tmp/diff" || {
+		sed 's/^/# /' "$ktap_tmp/diff"
+		fail "settings have changed"
+	}
+	check_log
+}
+
+server_listens() {
+	[ -n "$(ss -Htln 'sport = :5201')" ]
+}
+
+# netgpu_sleeps STATE LEVEL: netgpu's queue is there again, with its memory and what is unread in it. Somebody has to tell the driver
+# again what is to go there, and what is not.
+netgpu_sleeps() {
+	local bytes=33554432 reader line
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	# Both ends at once: opening one alone would wait for the other.
+	exec 9<>"$work/pipe"
+	receiver "$(address ours 4 5001)" --queue 1 --memory 8M --output "$work/pipe"
+	peer_sender padded "$(address ours 4 5001)" --bytes $bytes
+	until_true 20 peer_connected
+	stalls peer_acked
+	note "asleep after $stalled_at bytes"
+	at_most "bytes before the sender waits" "$stalled_at" $((bytes / 2))
+	fall_asleep "$@"
+	until_true 30 nic_carrier
+	[ "$(ethtool -n "$NETGPU_DEV" | grep -c Filter:)" = 0 ] || fail "the driver has its rules: this one is not needed any more"
+	nic_steer 1 5001
+	defer nic_unsteer
+	until_true 30 connected
+	sha256sum <"$work/pipe" >"$work/sum" 9>&- &
+	reader=$!
+	defer reap "$reader"
+	exec 9>&-
+	finished "$receiver" 60 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	finished "$reader" 20 "$work/sum"
+	line=$(cat "$work/recv.out")
+	note "$line"
+	equal "bytes" "$(field "$line" rx)" $bytes
+	equal "sha256" "$(cut -d' ' -f1 "$work/sum")" "$(field "$(cat "$work/peer.out")" sha256)"
+	equal "copied" "$(field "$line" copied)" 0
+	check_log
+}
+
+nothing_is_left() {
+	until_true 10 pinned_is "$pinned_at_first"
+	until_true 10 module_unload
+	nic_ping
+	check_log
+}
+
+plan 5
+host_away
+nic_up
+modprobe netgpu
+pinned_at_first=$(pinned_pages)
+run slept freeze devices
+run slept mem core
+run slept mem none
+run netgpu_sleeps mem none
+run nothing_is_left
+host_back
+finish
