@@ -7,6 +7,8 @@ use super::striding::{self, StridingContext};
 
 /// Guest pages are this large in every address list: `log_page_size` is zero.
 pub const PAGE: usize = 4096;
+/// The smallest page of a memory key, as a power of two: as large as the smallest frame of AF_XDP, `XDP_UMEM_MIN_CHUNK_SIZE`.
+pub const MIN_LOG_KEY_PAGE: u32 = 11;
 
 /// Event queue context (`eqc`).
 #[derive(Clone, Copy, Debug)]
@@ -422,7 +424,7 @@ impl MkeyPages {
         // Two translations an octoword; a page is at most the whole address space.
         let entries = 2 * fields.u32(0x34) as usize;
         let log_page = fields.bits(0x38, 5, 0);
-        if !(PAGE.ilog2()..=31).contains(&log_page) {
+        if !(MIN_LOG_KEY_PAGE..=31).contains(&log_page) {
             return Err(Refusal::param("memory key: page size out of range"));
         }
         if table.len() / 8 < entries {
@@ -517,8 +519,11 @@ mod tests {
         assert_eq!(pages.table, [0x8000, 0x1_0000, 0x1_8000, 0x2_0000]);
         let short = MkeyContext::decode(Fields(&bytes), Fields(&table[..24]));
         assert_eq!(short.unwrap_err().status, Status::BadInputLength);
-        FieldsMut(&mut bytes).set_u32(0x38, 63);
-        assert!(MkeyContext::decode(Fields(&bytes), Fields(&table)).is_err());
+        for (log_page, valid) in [(10, false), (11, true), (31, true), (32, false)] {
+            FieldsMut(&mut bytes).set_u32(0x38, log_page);
+            let key = MkeyContext::decode(Fields(&bytes), Fields(&table));
+            assert_eq!(key.is_ok(), valid, "{log_page}");
+        }
         FieldsMut(&mut bytes).set_bits(0x00, 9, 8, 3);
         assert!(
             MkeyContext::decode(Fields(&bytes), Fields(&table)).is_err(),

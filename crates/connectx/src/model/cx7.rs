@@ -67,6 +67,8 @@ const GENERAL: &[Capability] = &[
 
 /// `struct mlx5_ifc_cmd_hca_cap_2_bits`.
 const GENERAL_2: &[Capability] = &[
+    // log_min_mkey_entity_size
+    (0x34, 20, 16, crate::bits::ctx::MIN_LOG_KEY_PAGE),
     // min_mkey_log_entity_size_fixed_buffer, and that it is valid
     (0x70, 20, 16, 8),
     (0x80, 30, 30, 1),
