@@ -18,6 +18,7 @@ use crate::{
         },
         uapi::BUFFER_SHIFT, //
     },
+    stats::RegionStats, //
 };
 use kernel::{
     prelude::*,
@@ -37,6 +38,8 @@ pub(crate) struct Attachment {
     pub(crate) buffers: Buffers,
     /// Shared by the attachments of the context.
     pub(crate) shares: Arc<Shares>,
+    /// What it counts.
+    pub(crate) stats: RegionStats,
 }
 
 impl Attachment {

@@ -100,6 +100,16 @@ impl Shares {
         self.free.load(Relaxed) > self.reserve()
     }
 
+    /// Buffers that user space has given to the kernel.
+    pub(crate) fn donated(&self) -> u32 {
+        self.donated.load(Relaxed)
+    }
+
+    /// Buffers on free lists that can be copied into.
+    pub(crate) fn free(&self) -> u32 {
+        self.free.load(Relaxed)
+    }
+
     /// `count` buffers that have all been given to the kernel are gone.
     pub(crate) fn forget(&self, count: u32) {
         self.donated.fetch_sub(count, Relaxed);
@@ -221,6 +231,11 @@ impl Buffers {
             shares.free.fetch_sub(1, Relaxed);
         }
         Some(index)
+    }
+
+    /// Buffers on the free list.
+    pub(crate) fn free(&self) -> usize {
+        self.free.lock().len()
     }
 
     /// Number of buffers.

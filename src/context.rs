@@ -37,7 +37,8 @@ use crate::{
         pages::Map,
         provider::QueueParams,
         rcu::Rcu,
-        sock::SocketFile, //
+        sock::SocketFile,
+        trace, //
     },
     ioctl,
     queue::{
@@ -46,7 +47,11 @@ use crate::{
     },
     slots::Slots,
     socket::Socket,
-    span::SpanMap, //
+    span::SpanMap,
+    stats::{
+        ContextStats,
+        OfContext, //
+    }, //
 };
 use kernel::{
     error::code,
@@ -77,12 +82,18 @@ const HEADROOM: u16 = 64;
 /// Longest header without extension headers: Ethernet 14, IPv6 40, TCP with all options 60.
 const HDS_OFFSET: u16 = 114;
 
+/// The number of the next context.
+static NEXT: Atomic<u64> = Atomic::new(0);
+
 /// The attachments by address.
 pub(crate) type Table = SpanMap<Arc<Attachment>>;
 
 /// An open context.
 #[pin_data]
 pub(crate) struct Context {
+    /// Its number, which no other context ever has.
+    id: u64,
+    stats: ContextStats,
     device: SetOnce<Device>,
     /// What the data path finds buffers by; follows `State::attachments`.
     table: Rcu<Table>,
@@ -99,6 +110,13 @@ pub(crate) struct Context {
     #[pin]
     state: Mutex<State>,
     _module: ModuleRef,
+}
+
+/// What a context is made of.
+pub(crate) enum Part<'a> {
+    Region(&'a Attachment),
+    Queue(&'a Queue),
+    Socket(&'a Socket),
 }
 
 struct State {
@@ -141,6 +159,8 @@ impl Context {
     /// Opens the network device with index `ifindex`.
     pub(crate) fn bind(ifindex: u32) -> Result<Late<Self>> {
         let context = Late::new(try_pin_init!(Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            stats: ContextStats::new()?,
             device: SetOnce::new(),
             table: Rcu::new(KBox::new(Table::new(), GFP_KERNEL_ACCOUNT)?),
             shares: Arc::new(Shares::new(MAX_SOCKETS)?, GFP_KERNEL_ACCOUNT)?,
@@ -159,7 +179,18 @@ impl Context {
         }))?;
         context.device.populate(Device::open(ifindex, &context)?);
         context.device()?.watch()?;
+        trace::bind(context.id, ifindex);
         Ok(context)
+    }
+
+    /// Its number, which no other context ever has.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What it counts.
+    pub(crate) fn stats(&self) -> &ContextStats {
+        &self.stats
     }
 
     /// The device.
@@ -231,6 +262,9 @@ impl Context {
         drop(queueing);
         attachment.retract();
         quiesced.unmap();
+        self.stats.add(OfContext::Revoked, 1);
+        let span = attachment.map.region().span;
+        trace::region_revoke(self.id, span.start() as u64, span.len() as u64);
         let mut state = self.state.lock();
         // Without memory for it, the addresses stay taken.
         let _ = self.remove(&mut state, &attachment);
@@ -392,6 +426,7 @@ impl Context {
         )?;
         state.attachments = table;
         this.table.replace(shown);
+        trace::region_attach(this.id, span.start() as u64, span.len() as u64);
         Ok(())
     }
 
@@ -449,6 +484,7 @@ impl Context {
             self.headroom.store(headroom, Relaxed);
         }
         self.state.lock().queues.fill(queue.id(), queue.clone());
+        trace::queue_open(self.id, queue.id(), queue.index());
         Ok(())
     }
 
@@ -466,6 +502,7 @@ impl Context {
         let here = state.queues.get(queue.id());
         if here.is_some_and(|here| Arc::ptr_eq(here, queue)) {
             state.queues.take(queue.id());
+            trace::queue_close(self.id, queue.id(), queue.index());
         }
         Ok(())
     }
@@ -492,7 +529,10 @@ impl Context {
         let mut state = this.state.lock();
         let late = state.gone;
         match &socket {
-            Ok(socket) if !late => state.sockets.fill(id, socket.clone()),
+            Ok(socket) if !late => {
+                this.stats.add(OfContext::Attached, 1);
+                state.sockets.fill(id, socket.clone());
+            }
             _ => {
                 state.sockets.take(id);
             }
@@ -526,6 +566,41 @@ impl Context {
                 let _ = state.closed.push(socket, GFP_KERNEL_ACCOUNT);
             }
         }
+    }
+
+    /// The attached region that `addr` lies in.
+    pub(crate) fn region(&self, addr: usize) -> Result<Arc<Attachment>> {
+        let state = self.state.lock();
+        let (attachment, _) = state.attachments.find(addr).ok_or(ENOENT)?;
+        Ok(attachment.clone())
+    }
+
+    /// How many regions, queues and sockets there are.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        let state = self.state.lock();
+        [
+            state.attachments.values().count(),
+            state.queues.iter().count(),
+            state.sockets.iter().count(),
+        ]
+    }
+
+    /// Calls `each` with every attachment, queue and socket until it fails. Under the lock of the state.
+    pub(crate) fn visit<E>(
+        &self,
+        mut each: impl FnMut(Part<'_>) -> core::result::Result<(), E>,
+    ) -> core::result::Result<(), E> {
+        let state = self.state.lock();
+        for region in state.attachments.values() {
+            each(Part::Region(region))?;
+        }
+        for queue in state.queues.iter() {
+            each(Part::Queue(queue))?;
+        }
+        for socket in state.sockets.iter() {
+            each(Part::Socket(socket))?;
+        }
+        Ok(())
     }
 
     /// The queue with number `id`.

@@ -12,6 +12,10 @@ use crate::{
         Source, //
     },
     context::Context,
+    debugfs::{
+        self,
+        ContextFile, //
+    },
     ffi::{
         file::HandleFile,
         late::Late,
@@ -24,7 +28,8 @@ use crate::{
         RingId, //
     },
     socket::Socket,
-    span::Span, //
+    span::Span,
+    stats, //
 };
 use kernel::{
     error::code::{
@@ -56,7 +61,11 @@ use kernel::{
 /// What an open file is, from its first command on.
 enum Role {
     Area(Arc<Area>),
-    Context(Late<Context>),
+    Context {
+        /// Dropped first.
+        _shown: Option<ContextFile>,
+        context: Late<Context>,
+    },
 }
 
 /// An open file.
@@ -66,7 +75,7 @@ pub(crate) struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if let Some(Role::Context(context)) = self.role.as_ref() {
+        if let Some(Role::Context { context, .. }) = self.role.as_ref() {
             context.shutdown();
         }
     }
@@ -121,6 +130,8 @@ impl MiscDevice for Handle {
             uapi::CMD_DETACH_SOCKET => this.context()?.detach_socket(ioctl::id(&arg.read()?)?),
             uapi::CMD_QUEUE_STATS => this.queue_stats(arg),
             uapi::CMD_SOCKET_STATS => this.socket_stats(arg),
+            uapi::CMD_CONTEXT_STATS => this.context_stats(arg),
+            uapi::CMD_REGION_STATS => this.region_stats(arg),
             _ => Err(ENOTTY),
         }?;
         Ok(0)
@@ -149,7 +160,7 @@ fn info(arg: Argument) -> Result {
 impl Handle {
     fn context(&self) -> Result<&Late<Context>> {
         match self.role.as_ref() {
-            Some(Role::Context(context)) => Ok(context),
+            Some(Role::Context { context, .. }) => Ok(context),
             _ => Err(EBADFD),
         }
     }
@@ -194,7 +205,11 @@ impl Handle {
             return Err(EBADFD);
         }
         let context = Context::bind(ioctl::bind(&arg.read()?)?)?;
-        if self.role.populate(Role::Context(context)) {
+        let role = Role::Context {
+            _shown: debugfs::show(&context)?,
+            context,
+        };
+        if self.role.populate(role) {
             Ok(())
         } else {
             Err(EBADFD)
@@ -257,31 +272,23 @@ impl Handle {
     fn queue_stats(&self, arg: Argument) -> Result {
         let context = self.context()?;
         let id = ioctl::queue_stats(&arg.read()?)?;
-        let queue = context.queue(id)?;
-        arg.write(&uapi::QueueStats {
-            id,
-            filled: queue.stats.filled.get(),
-            bad_addr: queue.stats.bad_addr.get(),
-            bad_return: queue.stats.bad_return.get(),
-            empty: queue.stats.empty.get(),
-            ..Default::default()
-        })
+        arg.write(&stats::of_queue(&*context.queue(id)?))
     }
 
     fn socket_stats(&self, arg: Argument) -> Result {
         let context = self.context()?;
         let id = ioctl::socket_stats(&arg.read()?)?;
-        let socket = context.socket(id)?;
-        arg.write(&uapi::SocketStats {
-            id,
-            rx_zerocopy: socket.stats.rx_zerocopy.get(),
-            rx_copied: socket.stats.rx_copied.get(),
-            rx_stalled: socket.stats.rx_stalled.get(),
-            tx_zerocopy: socket.stats.tx_zerocopy.get(),
-            tx_copied: socket.stats.tx_copied.get(),
-            tx_pending: socket.completions().map_or(0, |c| c.pending().into()),
-            ..Default::default()
-        })
+        arg.write(&stats::of_socket(context, &*context.socket(id)?))
+    }
+
+    fn context_stats(&self, arg: Argument) -> Result {
+        arg.write(&stats::of_context(self.context()?))
+    }
+
+    fn region_stats(&self, arg: Argument) -> Result {
+        let context = self.context()?;
+        let addr = ioctl::region_stats(&arg.read()?)?;
+        arg.write(&stats::of_region(&*context.region(addr)?))
     }
 }
 

@@ -133,8 +133,15 @@ pub(crate) fn queue_stats(raw: &uapi::QueueStats) -> Result<u32> {
 
 /// `NETGPU_IOC_SOCKET_STATS`: the socket's number.
 pub(crate) fn socket_stats(raw: &uapi::SocketStats) -> Result<u32> {
-    zero(&[raw.reserved.into(), raw.reserved2])?;
+    zero(&[raw.reserved.into()])?;
+    zero(&raw.reserved2)?;
     Ok(raw.id)
+}
+
+/// `NETGPU_IOC_REGION_STATS`: an address in the region.
+pub(crate) fn region_stats(raw: &uapi::RegionStats) -> Result<usize> {
+    zero(&raw.reserved)?;
+    usize::try_from(raw.addr).map_err(|_| ENOENT)
 }
 
 /// A ring of a context, as mmap names it: the kind in the top byte of the offset, the number below that, and the low

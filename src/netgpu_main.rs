@@ -11,6 +11,7 @@ mod area;
 mod attach;
 mod buffers;
 mod context;
+mod debugfs;
 mod device;
 mod ffi;
 mod ioctl;
@@ -41,6 +42,7 @@ struct NetGpu {
     /// After the work queue has come to rest: this waits until nobody is in code of the module.
     _ulp: ffi::ulp::Registration,
     _work_queue: ffi::module::WorkQueue,
+    _debugfs: ffi::module::DebugFs,
 }
 
 impl kernel::InPlaceModule for NetGpu {
@@ -48,12 +50,14 @@ impl kernel::InPlaceModule for NetGpu {
         pin_init::pin_init_scope(|| {
             ffi::patched::check_kernel()?;
             ffi::gpu::start();
+            let debugfs = ffi::module::DebugFs::start();
             let work_queue = ffi::module::WorkQueue::start()?;
             let ulp = ffi::ulp::Registration::new()?;
             Ok(try_pin_init!(Self {
                 _device <- device::register(),
                 _ulp: ulp,
                 _work_queue: work_queue,
+                _debugfs: debugfs,
             }? Error))
         })
     }

@@ -23,10 +23,15 @@ use crate::{
         module::work_queue,
         pages::Pool,
         provider::Refusal,
+        trace,
         uapi::FillEntry, //
     },
     ring::Consumer,
-    stats::Counter, //
+    stats::{
+        OfContext,
+        OfRegion,
+        QueueStats, //
+    }, //
 };
 use kernel::{
     error::code,
@@ -66,8 +71,8 @@ pub(crate) struct Queue {
     ring: Arc<RingMemory>,
     #[pin]
     fill: BhLock<Consumer<Mapping<FillEntry>>>,
-    /// Counters for user space.
-    pub(crate) stats: Stats,
+    /// What it counts.
+    pub(crate) stats: QueueStats,
 }
 
 impl_has_delayed_work! {
@@ -80,15 +85,6 @@ impl WorkItem for Queue {
     fn run(this: Arc<Self>) {
         this.context.close_eventually(&this);
     }
-}
-
-/// Counters of a queue; see `struct netgpu_queue_stats`.
-#[derive(Default)]
-pub(crate) struct Stats {
-    pub(crate) filled: Counter,
-    pub(crate) bad_addr: Counter,
-    pub(crate) bad_return: Counter,
-    pub(crate) empty: Counter,
 }
 
 impl Queue {
@@ -108,7 +104,7 @@ impl Queue {
                 close <- new_delayed_work!("netgpu::Queue::close"),
                 ring: mapping.memory().clone(),
                 fill <- new_bh_lock!(Consumer::new(mapping), "netgpu::Queue::fill"),
-                stats: Stats::default(),
+                stats: QueueStats::new()?,
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -158,7 +154,9 @@ impl Queue {
                 .find(addr)
                 .filter(|(attachment, _)| attachment.map.is_live());
             let Some((attachment, index)) = found else {
+                trace::bad_addr(self.context.id(), self.id, entry.addr);
                 self.stats.bad_addr.add(1);
+                self.context.stats().add(OfContext::BadAddr, 1);
                 continue;
             };
             if attachment
@@ -166,7 +164,10 @@ impl Queue {
                 .take_back(index, self.context.shares())
                 .is_err()
             {
+                trace::bad_return(self.context.id(), self.id, entry.addr);
                 self.stats.bad_return.add(1);
+                attachment.stats.add(OfRegion::BadReturn, 1);
+                self.context.stats().add(OfContext::BadReturn, 1);
                 continue;
             }
             return Some((attachment, index));
@@ -186,19 +187,25 @@ impl Queue {
             let Some((attachment, index)) = self.next(&mut fill, table, &mut left) else {
                 break;
             };
-            given += u32::from(attachment.refill(index, pool));
+            if attachment.refill(index, pool) {
+                given += 1;
+            } else {
+                self.stats.drained.add(1);
+            }
         }
         if left < BATCH {
             fill.release();
         }
-        drop(fill);
-
+        self.stats.filled.add(given.into());
+        // Under the lock still, for the counters.
         if given == 0 {
             given = self.refill_slow(pool, max, table);
+            self.stats.refilled.add(given.into());
         }
-        match given {
-            0 => self.stats.empty.add(1),
-            given => self.stats.filled.add(given.into()),
+        if given == 0 {
+            trace::queue_empty(self.context.id(), self.id, self.index);
+            self.stats.empty.add(1);
+            self.context.stats().add(OfContext::Empty, 1);
         }
         given
     }
@@ -226,6 +233,7 @@ impl Queue {
         let mut fill = self.fill.lock();
         while let Some((attachment, index)) = self.next(&mut fill, table, &mut left) {
             attachment.put(index);
+            self.stats.drained.add(1);
         }
         if left < BATCH {
             fill.release();

@@ -19,13 +19,18 @@ use crate::{
             LockedSocket,
             Stream, //
         },
+        trace,
         uapi::{
             RxEntry,
             BUFFER_SIZE, //
         }, //
     },
     ring::Producer,
-    socket::Socket, //
+    socket::Socket,
+    stats::{
+        Copied,
+        Tally, //
+    }, //
 };
 use kernel::{
     error::code::{
@@ -61,6 +66,19 @@ enum Stop {
     Unwritable,
 }
 
+impl Stop {
+    /// Its place in [`crate::socket::Stats::stalled`].
+    fn counter(self) -> usize {
+        match self {
+            Self::Ring => 0,
+            Self::Share => 1,
+            Self::NoBuffer => 2,
+            Self::Copied => 3,
+            Self::Foreign | Self::Withdrawn | Self::Unwritable => 4,
+        }
+    }
+}
+
 /// The buffer that copies go to.
 ///
 /// # Invariants
@@ -81,8 +99,8 @@ pub(crate) struct Rx {
     /// Bytes copied since delivery began.
     copied: usize,
     stop: Option<Stop>,
-    /// Whether user space has been told that more waits.
-    stalled: bool,
+    /// Why delivery has stopped, if user space has been told that more waits.
+    stalled: Option<Stop>,
 }
 
 /// Where delivered bytes lie in a buffer.
@@ -102,7 +120,7 @@ impl Rx {
             copy: None,
             copied: 0,
             stop: None,
-            stalled: false,
+            stalled: None,
         }
     }
 
@@ -172,10 +190,17 @@ impl Rx {
     }
 
     /// Copies as much of `data` as it can and returns how much; fewer than all set the reason to stop.
-    fn copy(&mut self, context: &Context, socket: &Socket, data: &[u8]) -> usize {
+    fn copy(
+        &mut self,
+        context: &Context,
+        socket: &Socket,
+        data: &[u8],
+        mut count: impl FnMut(&Attachment, u32),
+    ) -> usize {
         let mut done = 0;
         while done < data.len() {
-            if let Err(stop) = self.copy_some(context, socket, &data[done..], &mut done) {
+            if let Err(stop) = self.copy_some(context, socket, &data[done..], &mut done, &mut count)
+            {
                 self.stop = Some(stop);
                 break;
             }
@@ -190,6 +215,7 @@ impl Rx {
         socket: &Socket,
         data: &[u8],
         done: &mut usize,
+        mut count: impl FnMut(&Attachment, u32),
     ) -> core::result::Result<(), Stop> {
         if self.copied + *done >= COPY_LIMIT {
             return Err(Stop::Copied);
@@ -235,27 +261,28 @@ impl Rx {
             // INVARIANT: `len` is at most what was left.
             copy.used += len;
             *done += data.len();
+            count(&copy.attachment, len);
         }
         self.copy = Some(copy);
         result
     }
 
     /// Delivery has come to an end for now. Returns whether there is reason to go on at once.
-    fn settle(&mut self, socket: &Socket) -> bool {
+    fn settle(&mut self, context: u64, socket: &Socket) -> bool {
         let Some(stop) = self.stop else {
-            if self.stalled {
+            if self.stalled.take().is_some() {
                 self.ring.resume();
-                self.stalled = false;
             }
             return false;
         };
-        if !self.stalled {
-            socket.stats.rx_stalled.add(1);
+        if self.stalled != Some(stop) {
+            socket.stats.stalled[stop.counter()].add(1);
+            trace::stall(context, socket.id(), stop.counter() as u32);
         }
         // For want of ring space, space that was made meanwhile will do; else only recv(2) helps.
         let wanted = if stop == Stop::Ring { 1 } else { u32::MAX };
-        self.stalled = self.ring.stall(wanted);
-        !self.stalled
+        self.stalled = self.ring.stall(wanted).then_some(stop);
+        self.stalled.is_none()
     }
 }
 
@@ -269,11 +296,12 @@ pub(crate) fn ready(locked: &mut LockedSocket<'_>) {
         rx.stop = None;
         rx.copied = 0;
         locked.read();
-        let Some(rx) = &mut locked.state().rx else {
+        let state = locked.state();
+        let (Some(context), Some(rx)) = (&state.context, &mut state.rx) else {
             return;
         };
         let news = rx.publish() || rx.stop.is_some();
-        let again = rx.settle(socket);
+        let again = rx.settle(context.id(), socket);
         if news {
             locked.wake();
         }
@@ -320,36 +348,35 @@ pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Resu
         return Err(EAGAIN);
     };
     let mut taken = 0;
-    let mut copied = 0;
+    let mut tally = Tally::new();
     let mut pieces = pieces.iter(context).peekable();
     while rx.stop.is_none() {
         let Some(piece) = pieces.next() else {
             break;
         };
-        let (got, slack, both) = take(rx, context, socket, piece, pieces.peek());
+        let (got, both) = take(rx, context, socket, piece, pieces.peek(), &mut tally);
         taken += got;
-        copied += slack;
         if both {
             pieces.next();
         }
     }
-    socket.stats.rx_zerocopy.add((taken - copied).into());
-    socket.stats.rx_copied.add(copied.into());
+    tally.end(context, socket);
     match rx.stop {
         Some(Stop::Foreign) if taken == 0 => Err(EFAULT),
         _ => Ok(taken),
     }
 }
 
-/// Delivers `piece`, and perhaps the next with it. Returns the bytes taken, how many of them were copied, and whether the next was
-/// taken too; fewer than all set the reason to stop.
-fn take(
+/// Delivers `piece`, and perhaps the next with it. Returns the bytes taken, and whether the next was taken too; fewer than all set
+/// the reason to stop.
+fn take<'a>(
     rx: &mut Rx,
     context: &Late<Context>,
     socket: &Socket,
-    piece: Piece<'_>,
-    next: Option<&Piece<'_>>,
-) -> (u32, u32, bool) {
+    piece: Piece<'a>,
+    next: Option<&Piece<'a>>,
+    tally: &mut Tally<'a>,
+) -> (u32, bool) {
     let place = |attachment, index, offset, len| Place {
         attachment,
         index,
@@ -359,7 +386,7 @@ fn take(
     match (piece, next) {
         (Piece::Foreign, _) => {
             rx.stop = Some(Stop::Foreign);
-            (0, 0, false)
+            (0, false)
         }
         (
             Piece::Buffer {
@@ -367,13 +394,17 @@ fn take(
                 index,
                 offset,
                 len,
+                queue,
             },
             _,
         ) => match rx.deliver(context, socket, place(attachment, index, offset, len)) {
-            Ok(()) => (len, 0, false),
+            Ok(()) => {
+                tally.zerocopy(attachment, queue, len);
+                (len, false)
+            }
             Err(stop) => {
                 rx.stop = Some(stop);
-                (0, 0, false)
+                (0, false)
             }
         },
         // The first bytes of a packet's payload stayed with its headers: they fit in front of the others.
@@ -384,6 +415,7 @@ fn take(
                 index,
                 offset,
                 len,
+                queue,
             }),
         ) if attachment.map.is_writable()
             && data.len() <= (context.headroom().min(offset)) as usize =>
@@ -396,16 +428,26 @@ fn take(
                 .map_err(|_| Stop::Withdrawn)
                 .and_then(|()| rx.deliver(context, socket, whole));
             match result {
-                Ok(()) => (len + slack, slack, true),
+                Ok(()) => {
+                    tally.zerocopy(attachment, queue, len);
+                    tally.copied(attachment, slack, Copied::Split);
+                    (len + slack, true)
+                }
                 Err(stop) => {
                     rx.stop = Some(stop);
-                    (0, 0, false)
+                    (0, false)
                 }
             }
         }
-        (Piece::Bytes(data), _) => {
-            let done = rx.copy(context, socket, data) as u32;
-            (done, done, false)
+        (Piece::Bytes(data), next) => {
+            let why = match next {
+                Some(Piece::Buffer { .. }) => Copied::NoRoom,
+                _ => Copied::Unsplit,
+            };
+            let done = rx.copy(context, socket, data, |attachment, len| {
+                tally.copied(attachment, len, why);
+            });
+            (done as u32, false)
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     buffers::Slot,
     context::Context,
     ffi::{
+        counters::Counter,
         late::{
             Late,
             Retire, //
@@ -24,6 +25,7 @@ use crate::{
             Sock,
             SockCell, //
         },
+        trace,
         uapi::{
             Completion,
             RxEntry, //
@@ -35,7 +37,7 @@ use crate::{
         self,
         Rx, //
     },
-    stats::Counter,
+    stats::SocketReceived,
     tx::Completions, //
 };
 use kernel::{
@@ -55,7 +57,7 @@ pub(crate) struct Socket {
     completions: Option<Pin<KBox<Completions>>>,
     /// Guarded by the socket's lock.
     pub(crate) locked: SockCell,
-    /// Counters for user space.
+    /// What it counts.
     pub(crate) stats: Stats,
 }
 
@@ -67,14 +69,14 @@ pub(crate) struct Locked {
     pub(crate) rx: Option<Rx>,
 }
 
-/// Counters of a socket; see `struct netgpu_socket_stats`.
+/// What a socket counts, by its lock; see `struct netgpu_socket_stats`.
 #[derive(Default)]
 pub(crate) struct Stats {
-    pub(crate) rx_zerocopy: Counter,
-    pub(crate) rx_copied: Counter,
-    pub(crate) rx_stalled: Counter,
+    pub(crate) received: SocketReceived,
+    /// For want of ring space, of its share, of buffers, of a pause, of memory that can be delivered.
+    pub(crate) stalled: [Counter; 5],
     pub(crate) tx_zerocopy: Counter,
-    pub(crate) tx_copied: Counter,
+    pub(crate) tx_sends: Counter,
 }
 
 impl Retire for Socket {}
@@ -165,7 +167,11 @@ impl Late<Socket> {
 
 /// The socket has been attached: takes what it had received before.
 pub(crate) fn attached(locked: &mut LockedSocket<'_>) {
+    let id = locked.socket().id();
     let state = locked.state();
+    if let Some(context) = &state.context {
+        trace::attach(context.id(), id);
+    }
     if let (Some(context), Some(_)) = (&state.context, &state.rx) {
         context.shares().join();
         rx::ready(locked);

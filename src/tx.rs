@@ -23,6 +23,7 @@ use crate::{
             LockedSocket,
             Sock, //
         },
+        trace,
         uapi::{
             Completion,
             BUFFER_SIZE,
@@ -33,7 +34,11 @@ use crate::{
         Memory,
         Producer, //
     },
-    socket::Socket, //
+    socket::Socket,
+    stats::{
+        OfContext,
+        Sent, //
+    }, //
 };
 use kernel::{
     error::code,
@@ -63,6 +68,20 @@ struct Ring {
     pending: u32,
     /// Number of the next send.
     next: u32,
+    counts: Counts,
+}
+
+/// What became of sends.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// That have not finished.
+    pub(crate) pending: u32,
+    /// That finished and were copied on their way.
+    pub(crate) copied: u64,
+    /// Bytes of those.
+    pub(crate) copied_bytes: u64,
+    /// That found no place.
+    pub(crate) refused: u64,
 }
 
 impl Completions {
@@ -73,6 +92,7 @@ impl Completions {
                 producer: Producer::new(ring),
                 pending: 0,
                 next: 0,
+                counts: Counts::default(),
             }, "netgpu::Completions::ring"),
         })
     }
@@ -87,6 +107,7 @@ impl Completions {
         let mut ring = self.ring.lock();
         let used = ring.producer.unread().saturating_add(ring.pending);
         if used >= ring.producer.memory().entries() {
+            ring.counts.refused += 1;
             return Err(code::ENOBUFS);
         }
         ring.pending += 1;
@@ -101,11 +122,24 @@ impl Completions {
         number
     }
 
-    /// Gives a place back, with or without a completion in it.
-    fn finish(&self, completion: Option<Completion>) {
+    /// What became of sends so far.
+    pub(crate) fn counts(&self) -> Counts {
+        let ring = self.ring.lock();
+        Counts {
+            pending: ring.pending,
+            ..ring.counts
+        }
+    }
+
+    /// Gives a place back, with or without a completion in it, of a send of `queued` bytes.
+    fn finish(&self, completion: Option<Completion>, queued: u32) {
         let mut ring = self.ring.lock();
         ring.pending -= 1;
         if let Some(completion) = completion {
+            if completion.flags & COMPLETION_COPIED != 0 {
+                ring.counts.copied += 1;
+                ring.counts.copied_bytes += u64::from(queued);
+            }
             // Full only if user space moved its index back: then it is its own completion that is lost.
             let _ = ring.producer.push(completion);
             ring.producer.publish();
@@ -149,10 +183,11 @@ impl Send {
     pub(crate) fn spans(&self, addr: usize, len: usize, mut take: impl FnMut(Span<'_>) -> bool) {
         let guard = rcu::read_lock();
         let table = self.context.table(&guard);
+        let mut sent = Sent::new();
         let mut done = 0;
         while done < len {
             let Some((attachment, index)) = find(table, addr + done) else {
-                return;
+                break;
             };
             let offset = (addr + done) % BUFFER_SIZE as usize;
             let part = (len - done).min(BUFFER_SIZE as usize - offset);
@@ -164,9 +199,24 @@ impl Send {
                 len: part as u32,
             };
             if !take(span) {
-                return;
+                break;
             }
+            sent.add(attachment, part as u32);
         }
+        sent.end();
+    }
+
+    /// Its bytes are queued: tells its context, and who listens.
+    fn count(&self) {
+        let counters = self.context.stats();
+        counters.add(OfContext::TxZerocopy, self.queued.load(Relaxed).into());
+        counters.add(OfContext::TxSends, 1);
+        trace::send(
+            self.context.id(),
+            self.socket.id(),
+            self.id.load(Relaxed),
+            self.queued.load(Relaxed),
+        );
     }
 
     /// Nothing refers to the send any longer. Any context.
@@ -177,17 +227,21 @@ impl Send {
         // Whoever set these dropped a reference later, so they are seen here.
         let queued = self.queued.load(Relaxed);
         if queued == 0 {
-            completions.finish(None);
+            completions.finish(None, 0);
             return;
         }
         let copied = self.copied.load(Relaxed);
         if copied {
-            self.socket.stats.tx_copied.add(queued.into());
+            let counters = self.context.stats();
+            counters.add(OfContext::TxCopied, queued.into());
+            counters.add(OfContext::TxCopiedSends, 1);
         }
-        completions.finish(Some(Completion {
+        let completion = Completion {
             id: self.id.load(Relaxed),
             flags: if copied { COMPLETION_COPIED } else { 0 },
-        }));
+        };
+        completions.finish(Some(completion), queued);
+        trace::complete(self.context.id(), self.socket.id(), completion.id, copied);
         self.sock.wake();
     }
 }
@@ -236,7 +290,7 @@ pub(crate) fn send(locked: &mut LockedSocket<'_>, message: &mut Message<'_>) -> 
         queued: Atomic::new(0),
         copied: Atomic::new(false),
     })
-    .inspect_err(|_| completions.finish(None))?;
+    .inspect_err(|_| completions.finish(None, 0))?;
 
     // Our reference keeps the send from finishing before it has its number.
     let queued = locked.queue(message, &send)?;
@@ -244,6 +298,8 @@ pub(crate) fn send(locked: &mut LockedSocket<'_>, message: &mut Message<'_>) -> 
         send.id.store(completions.number(), Relaxed);
         send.queued.store(queued, Relaxed);
         socket.stats.tx_zerocopy.add(queued.into());
+        socket.stats.tx_sends.add(1);
+        send.count();
     }
     Ok(queued)
 }
@@ -272,10 +328,10 @@ mod tests {
             assert!(completions.reserve().is_ok());
         }
         assert!(completions.reserve().is_err());
-        completions.finish(None);
+        completions.finish(None, 0);
         assert!(completions.reserve().is_ok());
         // A finished send keeps its place until it was read.
-        completions.finish(completion(7));
+        completions.finish(completion(7), 0);
         assert!(completions.reserve().is_err());
         assert_eq!(consumer.pop().map(|c| c.id), Some(7));
         assert!(completions.reserve().is_err());
@@ -300,13 +356,34 @@ mod tests {
             [0, 1, 2]
         );
         for id in [1, 2, 0] {
-            completions.finish(completion(id));
+            completions.finish(completion(id), 0);
         }
         for id in [1, 2, 0] {
             assert_eq!(consumer.pop().map(|c| c.id), Some(id));
         }
         assert!(consumer.pop().is_none());
         assert_eq!(completions.pending(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn copied_and_refused_sends_are_counted() -> Result {
+        let (completions, _consumer) = completions(16)?;
+        for _ in 0..16 {
+            completions.reserve()?;
+        }
+        assert!(completions.reserve().is_err());
+        completions.finish(
+            Some(Completion {
+                id: 0,
+                flags: COMPLETION_COPIED,
+            }),
+            7,
+        );
+        completions.finish(completion(1), 9);
+        let counts = completions.counts();
+        assert_eq!((counts.pending, counts.refused), (14, 1));
+        assert_eq!((counts.copied, counts.copied_bytes), (1, 7));
         Ok(())
     }
 }

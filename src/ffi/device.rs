@@ -209,6 +209,7 @@ struct Inner {
     /// The network device, for comparing only. When another has got its address this one is [`Self::gone`], and with
     /// it everything that would compare.
     identity: *const abi::net_device,
+    ifindex: u32,
     dma: DmaDevice,
     context: *mut c_void,
 }
@@ -235,6 +236,7 @@ impl Device {
                 }),
                 watched: Atomic::new(false),
                 identity: netdev.as_raw(),
+                ifindex,
                 netdev <- new_mutex!(Some(netdev), "netgpu::Device::netdev"),
                 dma,
                 context: context.as_raw(),
@@ -248,6 +250,11 @@ impl Device {
     pub(super) fn netdev(&self) -> Result<Netdev> {
         let netdev = self.0.netdev.lock();
         netdev.as_ref().map(Netdev::hold).ok_or(ENODEV)
+    }
+
+    /// The index that the network device had when it was opened.
+    pub(crate) fn ifindex(&self) -> u32 {
+        self.0.ifindex
     }
 
     /// The network device, for comparing only.

@@ -4,7 +4,8 @@
 //!
 //! - [`abi`]: what bindgen makes of the user API and of the kernel's own headers, see `shim/shim.h`; private to this folder
 //! - [`uapi`]: the user API's structures as plain data
-//! - [`patched`], [`late`], [`lock`], [`rcu`], [`module`]: what the kernel crate lacks
+//! - [`patched`], [`late`], [`lock`], [`rcu`], [`counters`], [`module`]: what the kernel crate lacks
+//! - [`trace`]: trace events
 //! - [`file`], [`pinned`], [`mapping`]: files of ours, pinned memory and ring memory
 //! - [`device`], [`provider`], [`pages`]: a network device, the memory provider of its queues, and the network memory of both
 //! - [`host`], [`dmabuf`], [`gpu`]: what network memory is made of, mapped for a device; [`loan`]: that its owner may take it back
@@ -12,6 +13,7 @@
 //!
 //! A function that C calls stands with the table that names it. It turns pointers into borrows and calls a safe one.
 
+pub(crate) mod counters;
 pub(crate) mod device;
 pub(crate) mod dmabuf;
 pub(crate) mod file;
@@ -30,6 +32,7 @@ pub(crate) mod rcu;
 pub(crate) mod send;
 pub(crate) mod skb;
 pub(crate) mod sock;
+pub(crate) mod trace;
 pub(crate) mod uapi;
 pub(crate) mod ulp;
 
@@ -52,6 +55,9 @@ pub(crate) mod ulp;
 )]
 #[cfg_attr(CONFIG_RUSTC_HAS_UNNECESSARY_TRANSMUTES, allow(unnecessary_transmutes))]
 mod abi {
-    use kernel::ffi;
+    use kernel::{
+        bindings::tracepoint,
+        ffi, //
+    };
     include!("../abi_generated.rs");
 }

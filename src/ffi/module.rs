@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What belongs to the module as a whole: its work queue, and references to its code.
+//! What belongs to the module as a whole: its work queue, its directory in debugfs, and references to its code.
 
 use crate::LocalModule;
 use core::ptr::NonNull;
 use kernel::{
     bindings,
+    debugfs::Dir,
     module::this_module,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        global_lock, //
     },
     workqueue::Queue, //
 };
@@ -62,6 +66,35 @@ pub(crate) fn work_queue() -> &'static Queue {
     // SAFETY: Callers hold objects that exist only between `WorkQueue::start()` and the end of the
     // module, which waits for them; so `wq` is a work queue, and stays one for as long as they need.
     unsafe { Queue::from_raw(wq) }
+}
+
+global_lock! {
+    /// The directory, from [`DebugFs::start`] until the module is gone.
+    unsafe(uninit) static DEBUGFS: Mutex<Option<Dir>> = None;
+}
+
+/// The module's directory in debugfs.
+pub(crate) struct DebugFs(());
+
+impl DebugFs {
+    /// Makes it. For module init, once, before any file is opened.
+    pub(crate) fn start() -> Self {
+        // SAFETY: Module init calls us once, before anyone else takes the lock.
+        unsafe { DEBUGFS.init() };
+        *DEBUGFS.lock() = Some(Dir::new(c"netgpu"));
+        Self(())
+    }
+}
+
+impl Drop for DebugFs {
+    fn drop(&mut self) {
+        *DEBUGFS.lock() = None;
+    }
+}
+
+/// The module's directory in debugfs.
+pub(crate) fn debugfs() -> Option<Dir> {
+    DEBUGFS.lock().clone()
 }
 
 /// Keeps the module's code in memory.

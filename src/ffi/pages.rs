@@ -26,7 +26,9 @@ use crate::{
         Buffers,
         Shares, //
     },
-    context::Context, //
+    context::Context,
+    queue::Queue,
+    stats::RegionStats, //
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -349,6 +351,7 @@ impl Map {
                 map: unsafe { Map::new(device, region.clone(), context, this.as_ptr()) }?,
                 buffers <- Buffers::new(region.span.buffers(), map.is_writable()),
                 shares,
+                stats: RegionStats::new()?,
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )
@@ -526,6 +529,21 @@ impl<'a> Buffer<'a> {
     pub(super) fn attachment(&self) -> &'a Attachment {
         // SAFETY: By the type invariants of `Inner`: the attachment owns the map, and is there as long as that.
         unsafe { &*self.map.attachment }
+    }
+
+    /// The queue that the NIC filled it for; [`None`]: it was not received.
+    ///
+    /// # Safety
+    ///
+    /// A fragment of a packet that is there for `'a` refers to the buffer.
+    pub(super) unsafe fn queue(&self) -> Option<&'a Queue> {
+        let niov = self.map.niovs.get(self.index as usize)?.get();
+        // SAFETY: By the type invariants it is a net_iov. A pool, which is of a queue of ours, and the queue, which that holds, are
+        // there until the last fragment of the buffer is gone.
+        unsafe {
+            let pool = (&raw const (*niov).desc.pp).read_volatile();
+            pool.as_ref().map(|pool| &*pool.mp_priv.cast::<Queue>())
+        }
     }
 
     /// Whether it is a buffer of `map`.

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     attach::Attachment,
-    context::Context, //
+    context::Context,
+    queue::Queue, //
 };
 use core::marker::PhantomData;
 use kernel::prelude::*;
@@ -35,6 +36,7 @@ pub(crate) enum Piece<'a> {
         index: u32,
         offset: u32,
         len: u32,
+        queue: Option<&'a Queue>,
     },
     /// Kernel memory.
     Bytes(&'a [u8]),
@@ -102,12 +104,14 @@ impl<'a> PieceIter<'a> {
         };
         // SAFETY: The packet holds its fragments.
         let buffer = unsafe { Buffer::of(niov) };
-        match buffer.and_then(|b| Some((b.attachment_of(self.context)?, b.index))) {
-            Some((attachment, index)) => Piece::Buffer {
+        match buffer.and_then(|b| Some((b.attachment_of(self.context)?, b))) {
+            Some((attachment, buffer)) => Piece::Buffer {
                 attachment,
-                index,
+                index: buffer.index,
                 offset: frag.offset + offset,
                 len,
+                // SAFETY: As above.
+                queue: unsafe { buffer.queue() },
             },
             None => Piece::Foreign,
         }

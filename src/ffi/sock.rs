@@ -7,6 +7,7 @@ use super::{
     late::Late,
     pages::Map,
     skb,
+    trace,
     ulp::Ulp, //
 };
 use crate::{
@@ -14,7 +15,8 @@ use crate::{
     socket::{
         Locked as State,
         Socket, //
-    }, //
+    },
+    stats::OfContext, //
 };
 use core::{
     cell::UnsafeCell,
@@ -120,8 +122,14 @@ impl Sock {
         };
         let unfinished = crate::socket::unfinished(&mut locked);
         let base = locked.ulp.base();
-        drop(locked.detach());
+        let context = locked.detach();
+        if let Some(context) = &context {
+            trace::detach(context.id(), socket.id(), unfinished);
+        }
         if unfinished {
+            if let Some(context) = &context {
+                context.stats().add(OfContext::Aborted, 1);
+            }
             // SAFETY: `base` is the socket's protocol.
             if let Some(disconnect) = unsafe { (*base).disconnect } {
                 // SAFETY: As above, and the socket is locked.

@@ -32,8 +32,10 @@ plain_data! {
     OpenQueue = netgpu_open_queue, 80;
     AttachSocket = netgpu_attach_socket, 88;
     Id = netgpu_id, 8;
-    QueueStats = netgpu_queue_stats, 64;
-    SocketStats = netgpu_socket_stats, 64;
+    QueueStats = netgpu_queue_stats, 128;
+    SocketStats = netgpu_socket_stats, 192;
+    ContextStats = netgpu_context_stats, 256;
+    RegionStats = netgpu_region_stats, 128;
     FillEntry = netgpu_fill_entry, 8;
     RxEntry = netgpu_rx_entry, 16;
     Completion = netgpu_completion, 8;
@@ -47,10 +49,12 @@ pub(crate) use abi::{
     NETGPU_CMD_ATTACH_SOCKET as CMD_ATTACH_SOCKET,
     NETGPU_CMD_BIND as CMD_BIND,
     NETGPU_CMD_CLOSE_QUEUE as CMD_CLOSE_QUEUE,
+    NETGPU_CMD_CONTEXT_STATS as CMD_CONTEXT_STATS,
     NETGPU_CMD_DETACH_SOCKET as CMD_DETACH_SOCKET,
     NETGPU_CMD_INFO as CMD_INFO,
     NETGPU_CMD_OPEN_QUEUE as CMD_OPEN_QUEUE,
     NETGPU_CMD_QUEUE_STATS as CMD_QUEUE_STATS,
+    NETGPU_CMD_REGION_STATS as CMD_REGION_STATS,
     NETGPU_CMD_SOCKET_STATS as CMD_SOCKET_STATS,
     NETGPU_COMPLETION_COPIED as COMPLETION_COPIED,
     NETGPU_MAX_RING_ENTRIES as MAX_RING_ENTRIES,

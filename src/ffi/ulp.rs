@@ -11,7 +11,8 @@ use super::{
         LockedSocket,
         SockLock,
         SocketFile, //
-    }, //
+    },
+    trace, //
 };
 use crate::{
     context::Context,
@@ -428,6 +429,7 @@ unsafe extern "C" fn close(sk: *mut abi::sock, timeout: c_long) {
     let context = lock.attached().and_then(LockedSocket::detach);
     drop(lock);
     if let Some(context) = context {
+        trace::detach(context.id(), ulp.socket.id(), false);
         context.forget(&ulp.socket);
     }
     // SAFETY: `base` is a protocol of the kernel.

@@ -4,6 +4,7 @@
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/kmod.h>
+#include <linux/percpu.h>
 
 #include "shim.h"
 
@@ -169,4 +170,29 @@ void netgpu_iounmap(void *addr)
 void netgpu_memcpy_toio(void *to, const void *from, size_t len)
 {
 	memcpy_toio((__force void __iomem *)to, from, len);
+}
+
+void *netgpu_counters_alloc(u32 count)
+{
+	return (__force void *)__alloc_percpu_gfp(count * sizeof(u64), sizeof(u64), GFP_KERNEL_ACCOUNT);
+}
+
+void netgpu_counters_free(void *counters)
+{
+	free_percpu((__force u64 __percpu *)counters);
+}
+
+void netgpu_counters_add(void *counters, u32 i, u64 n)
+{
+	this_cpu_add(((__force u64 __percpu *)counters)[i], n);
+}
+
+u64 netgpu_counters_sum(void *counters, u32 i)
+{
+	u64 sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(*per_cpu_ptr((__force u64 __percpu *)counters + i, cpu));
+	return sum;
 }

@@ -28,6 +28,7 @@
 #include <linux/netgpu.h>
 
 #include "gpu.h"
+#include "netgpu_trace.h"
 
 /* Macros with casts in them, as numbers. */
 enum {
@@ -41,6 +42,8 @@ enum {
 	NETGPU_CMD_DETACH_SOCKET	= NETGPU_IOC_DETACH_SOCKET,
 	NETGPU_CMD_QUEUE_STATS		= NETGPU_IOC_QUEUE_STATS,
 	NETGPU_CMD_SOCKET_STATS		= NETGPU_IOC_SOCKET_STATS,
+	NETGPU_CMD_CONTEXT_STATS	= NETGPU_IOC_CONTEXT_STATS,
+	NETGPU_CMD_REGION_STATS		= NETGPU_IOC_REGION_STATS,
 	NETGPU_FMODE_WRITE		= (__force int)FMODE_WRITE,
 	NETGPU_POLL_READABLE		= (__force int)(EPOLLIN | EPOLLRDNORM),
 };
@@ -96,5 +99,9 @@ int netgpu_request_gpu_module(void);
 void *netgpu_ioremap_wc(phys_addr_t addr, size_t len);
 void netgpu_iounmap(void *addr);
 void netgpu_memcpy_toio(void *to, const void *from, size_t len);
+void *netgpu_counters_alloc(u32 count);
+void netgpu_counters_free(void *counters);
+void netgpu_counters_add(void *counters, u32 i, u64 n);
+u64 netgpu_counters_sum(void *counters, u32 i);
 
 #endif /* NETGPU_SHIM_H */

@@ -169,6 +169,20 @@ static int step_socket_stats(struct made *m)
 	return ng_socket_stats(m->r.fd, m->attach.id, &stats);
 }
 
+static int step_context_stats(struct made *m)
+{
+	struct netgpu_context_stats stats;
+
+	return ng_context_stats(m->r.fd, &stats);
+}
+
+static int step_region_stats(struct made *m)
+{
+	struct netgpu_region_stats stats;
+
+	return ng_region_stats(m->r.fd, m->r.mem, &stats);
+}
+
 static int undo_open_queue(struct made *m)
 {
 	return ng_close_queue(m->r.fd, m->open.id);
@@ -199,6 +213,8 @@ static const struct {
 	{ "mmap of the completion ring", step_map_completions },
 	{ "QUEUE_STATS", step_queue_stats, nothing },
 	{ "SOCKET_STATS", step_socket_stats, nothing },
+	{ "CONTEXT_STATS", step_context_stats, nothing },
+	{ "REGION_STATS", step_region_stats, nothing },
 };
 
 #define RULE	7

@@ -107,6 +107,17 @@ int ng_socket_stats(int fd, unsigned int id, struct netgpu_socket_stats *stats)
 	return ng_ioctl(fd, NETGPU_IOC_SOCKET_STATS, stats);
 }
 
+int ng_context_stats(int fd, struct netgpu_context_stats *stats)
+{
+	return ng_ioctl(fd, NETGPU_IOC_CONTEXT_STATS, stats);
+}
+
+int ng_region_stats(int fd, const void *addr, struct netgpu_region_stats *stats)
+{
+	*stats = (struct netgpu_region_stats){ .addr = (uintptr_t)addr };
+	return ng_ioctl(fd, NETGPU_IOC_REGION_STATS, stats);
+}
+
 static void die(const char *what)
 {
 	perror(what);

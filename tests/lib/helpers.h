@@ -49,6 +49,9 @@ int ng_attach_socket(int fd, int sock, unsigned int rx, unsigned int completion,
 int ng_detach_socket(int fd, unsigned int id);
 int ng_queue_stats(int fd, unsigned int id, struct netgpu_queue_stats *stats);
 int ng_socket_stats(int fd, unsigned int id, struct netgpu_socket_stats *stats);
+int ng_context_stats(int fd, struct netgpu_context_stats *stats);
+/* Of the region that @addr lies in. */
+int ng_region_stats(int fd, const void *addr, struct netgpu_region_stats *stats);
 
 /* Bytes of a receive buffer, of which regions are made. */
 size_t buffer_size(void);

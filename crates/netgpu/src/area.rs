@@ -152,6 +152,10 @@ impl Region {
         self.shared.memory.len()
     }
 
+    pub(crate) fn address(&self) -> usize {
+        self.shared.memory.start()
+    }
+
     /// Whether the CPU reaches the bytes: else spans and pieces of the region panic when they are used as slices.
     pub fn is_host(&self) -> bool {
         self.shared.memory.host().is_some()

@@ -104,6 +104,10 @@ impl Context {
         Socket::attach(&self.shared, stream, config)
     }
 
+    pub(crate) fn device(&self) -> &Device {
+        &self.shared.device
+    }
+
     /// Name of the network device.
     pub fn interface(&self) -> &str {
         self.shared.interface()

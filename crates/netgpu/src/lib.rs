@@ -77,6 +77,7 @@ mod queue;
 mod ring;
 mod socket;
 mod span;
+mod statistics;
 mod sys;
 
 pub use area::{MemoryArea, Region};
@@ -88,3 +89,4 @@ pub use netgpu_cuda as cuda;
 pub use queue::{IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Queue, QueueConfig, QueueStatistics};
 pub use socket::{Completion, Piece, Received, Socket, SocketConfig, SocketStatistics};
 pub use span::{Payload, Span};
+pub use statistics::{ContextStatistics, RegionStatistics};

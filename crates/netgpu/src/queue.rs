@@ -159,6 +159,10 @@ impl Queue {
             bad_addr,
             bad_return,
             empty,
+            refilled,
+            drained,
+            rx_zerocopy,
+            rx_packets,
             reserved2: _,
         } = counters;
         Ok(QueueStatistics {
@@ -166,6 +170,10 @@ impl Queue {
             bad_addr,
             bad_return,
             empty,
+            refilled,
+            drained,
+            rx_zerocopy,
+            rx_packets,
         })
     }
 
@@ -239,6 +247,15 @@ pub struct QueueStatistics {
     pub bad_return: u64,
     /// Times that the NIC asked for buffers and there was none.
     pub empty: u64,
+    /// Buffers that the NIC got when the fill ring was empty, of those that nobody had.
+    pub refilled: u64,
+    /// Buffers taken from the fill ring that the NIC did not get: it asked for none, or they are in use still, or kept for
+    /// copies.
+    pub drained: u64,
+    /// Bytes delivered where the NIC's DMA put them, through this queue.
+    pub rx_zerocopy: u64,
+    /// Packets with such bytes.
+    pub rx_packets: u64,
 }
 
 /// The nearest ring size that the kernel takes, from `wanted` up where possible.

@@ -349,19 +349,49 @@ impl Socket {
             reserved: _,
             rx_zerocopy,
             rx_copied,
+            rx_copied_split,
+            rx_copied_no_room,
+            rx_copied_unsplit,
+            rx_zerocopy_packets,
+            rx_copied_packets,
             rx_stalled,
+            rx_stalled_ring,
+            rx_stalled_share,
+            rx_stalled_buffer,
+            rx_stalled_pause,
+            rx_stalled_memory,
             tx_zerocopy,
+            tx_sends,
             tx_copied,
+            tx_copied_sends,
+            tx_refused,
             tx_pending,
+            held,
+            share,
             reserved2: _,
         } = counters;
         Ok(SocketStatistics {
             rx_zerocopy,
             rx_copied,
+            rx_copied_split,
+            rx_copied_no_room,
+            rx_copied_unsplit,
+            rx_zerocopy_packets,
+            rx_copied_packets,
             rx_stalled,
+            rx_stalled_ring,
+            rx_stalled_share,
+            rx_stalled_buffer,
+            rx_stalled_pause,
+            rx_stalled_memory,
             tx_zerocopy,
+            tx_sends,
             tx_copied,
+            tx_copied_sends,
+            tx_refused,
             tx_pending,
+            held,
+            share,
         })
     }
 
@@ -492,15 +522,44 @@ impl Drop for Piece {
 pub struct SocketStatistics {
     /// Delivered where the NIC's DMA put them.
     pub rx_zerocopy: u64,
-    /// Delivered after a copy by the CPU.
+    /// Delivered after a copy by the CPU: the sum of the next three.
     pub rx_copied: u64,
-    /// Times that delivery stopped for want of ring space, of buffers to copy into, or of the socket's share of
-    /// buffers.
+    /// Left with its header by a split at a fixed offset, and copied in front of the packet's other bytes.
+    pub rx_copied_split: u64,
+    /// The same, where there was no room in front of the others, or where the CPU cannot write.
+    pub rx_copied_no_room: u64,
+    /// Of packets without payload in a region: too short for the split, or of another queue or device.
+    pub rx_copied_unsplit: u64,
+    /// Packets, as TCP had them, of which nothing was copied.
+    pub rx_zerocopy_packets: u64,
+    /// The other packets.
+    pub rx_copied_packets: u64,
+    /// Times that delivery stopped: the sum of the next five.
     pub rx_stalled: u64,
+    /// Times that the rx ring was full.
+    pub rx_stalled_ring: u64,
+    /// Times that the socket's share of buffers was used up.
+    pub rx_stalled_share: u64,
+    /// Times that there was no buffer to copy into.
+    pub rx_stalled_buffer: u64,
+    /// Times that so much had been copied that others had to have their turn.
+    pub rx_stalled_pause: u64,
+    /// Times that the next bytes could not be delivered: they lie in memory that is not the context's, or no longer.
+    pub rx_stalled_memory: u64,
     /// Queued for sending straight from a region.
     pub tx_zerocopy: u64,
+    /// Sends that queued them.
+    pub tx_sends: u64,
     /// Bytes of finished sends that were copied on their way.
     pub tx_copied: u64,
+    /// Those sends.
+    pub tx_copied_sends: u64,
+    /// Sends that found no room on the completion ring.
+    pub tx_refused: u64,
     /// Sends that have not finished.
     pub tx_pending: u64,
+    /// Buffers that we have from this socket now.
+    pub held: u64,
+    /// How many it may have now.
+    pub share: u64,
 }

@@ -26,7 +26,7 @@
  * Version of this interface, see struct netgpu_info. What is added to it shows in
  * struct netgpu_info; the version changes when something that was there does.
  */
-#define NETGPU_API_VERSION	1
+#define NETGPU_API_VERSION	2
 
 /* Name of the TCP upper layer protocol that attached sockets carry. */
 #define NETGPU_ULP_NAME		"netgpu"
@@ -364,6 +364,14 @@ struct netgpu_id {
 	__u32 reserved;
 };
 
+/*
+ * Counters
+ *
+ * They only grow, from zero, unless they say "now". A packet is what TCP has of
+ * one or several of the wire that were merged; one that is delivered in parts
+ * counts once for each.
+ */
+
 /**
  * struct netgpu_queue_stats - NETGPU_IOC_QUEUE_STATS: counters of a queue
  * @id: in: number of the queue
@@ -372,6 +380,12 @@ struct netgpu_id {
  * @bad_addr: fill entries that name no buffer of the context
  * @bad_return: fill entries for a buffer that user space does not hold
  * @empty: times that the NIC asked for buffers and there was none
+ * @refilled: buffers that the NIC got when the fill ring was empty, of those
+ *	that nobody had
+ * @drained: buffers taken from the fill ring that the NIC did not get: it asked
+ *	for none, or they are in use still, or kept for copies
+ * @rx_zerocopy: bytes delivered where the NIC's DMA put them, through this queue
+ * @rx_packets: packets with such bytes
  * @reserved2: zero
  */
 struct netgpu_queue_stats {
@@ -381,7 +395,11 @@ struct netgpu_queue_stats {
 	__aligned_u64 bad_addr;
 	__aligned_u64 bad_return;
 	__aligned_u64 empty;
-	__aligned_u64 reserved2[3];
+	__aligned_u64 refilled;
+	__aligned_u64 drained;
+	__aligned_u64 rx_zerocopy;
+	__aligned_u64 rx_packets;
+	__aligned_u64 reserved2[7];
 };
 
 /**
@@ -389,12 +407,31 @@ struct netgpu_queue_stats {
  * @id: in: number of the socket
  * @reserved: zero
  * @rx_zerocopy: bytes delivered where the NIC's DMA put them
- * @rx_copied: bytes delivered after a copy by the CPU
- * @rx_stalled: times that delivery stopped for want of ring space, of buffers
- *	to copy into, or of the socket's share of buffers
+ * @rx_copied: bytes delivered after a copy by the CPU, the sum of the next three
+ * @rx_copied_split: bytes that a split at a fixed offset had left with their
+ *	header, and that were copied in front of the others of their packet
+ * @rx_copied_no_room: the same, where there was no room in front of the others,
+ *	or where the CPU cannot write
+ * @rx_copied_unsplit: bytes of packets without payload in a region: too short for
+ *	the split, or of another queue or device
+ * @rx_zerocopy_packets: packets of which nothing was copied
+ * @rx_copied_packets: the other packets
+ * @rx_stalled: times that delivery stopped, the sum of the next five
+ * @rx_stalled_ring: the rx ring was full
+ * @rx_stalled_share: the socket's share of buffers was used up
+ * @rx_stalled_buffer: there was no buffer to copy into
+ * @rx_stalled_pause: so much had been copied that others had to have their turn
+ * @rx_stalled_memory: the next bytes could not be delivered at all: they lie in
+ *	memory that is not the context's, or no longer, or no buffer can be copied
+ *	into
  * @tx_zerocopy: bytes queued for sending straight from a region
+ * @tx_sends: sends that queued them
  * @tx_copied: bytes of finished sends that were copied on their way
- * @tx_pending: sends that have not finished
+ * @tx_copied_sends: those sends
+ * @tx_refused: sends that found no room on the completion ring
+ * @tx_pending: sends that have not finished, now
+ * @held: buffers that user space has from this socket, now
+ * @share: how many it may have, now
  * @reserved2: zero
  */
 struct netgpu_socket_stats {
@@ -402,11 +439,110 @@ struct netgpu_socket_stats {
 	__u32 reserved;
 	__aligned_u64 rx_zerocopy;
 	__aligned_u64 rx_copied;
+	__aligned_u64 rx_copied_split;
+	__aligned_u64 rx_copied_no_room;
+	__aligned_u64 rx_copied_unsplit;
+	__aligned_u64 rx_zerocopy_packets;
+	__aligned_u64 rx_copied_packets;
 	__aligned_u64 rx_stalled;
+	__aligned_u64 rx_stalled_ring;
+	__aligned_u64 rx_stalled_share;
+	__aligned_u64 rx_stalled_buffer;
+	__aligned_u64 rx_stalled_pause;
+	__aligned_u64 rx_stalled_memory;
 	__aligned_u64 tx_zerocopy;
+	__aligned_u64 tx_sends;
 	__aligned_u64 tx_copied;
+	__aligned_u64 tx_copied_sends;
+	__aligned_u64 tx_refused;
 	__aligned_u64 tx_pending;
-	__aligned_u64 reserved2;
+	__aligned_u64 held;
+	__aligned_u64 share;
+	__aligned_u64 reserved2[2];
+};
+
+/**
+ * struct netgpu_context_stats - NETGPU_IOC_CONTEXT_STATS: counters of a context
+ * @id: number of the context, of which no two ever had the same: its name in
+ *	debugfs and in the trace events
+ * @regions: attached regions, now
+ * @queues: open queues, now
+ * @sockets: attached sockets, now
+ * @reserved: zero
+ * @attached: sockets that were ever attached
+ * @aborted: connections that were aborted because socket or context went
+ * @revoked: regions that were taken back
+ * @donated: buffers that user space has given to the kernel, now: those that it
+ *	got back through a socket are among them
+ * @free: buffers of those that neither user space, nor a socket, nor the NIC has,
+ *	and that can be copied into, now
+ * @rx_zerocopy: sum over all sockets, also those that are gone; and likewise
+ *	to @tx_copied_sends
+ * @rx_copied_split: see struct netgpu_socket_stats
+ * @rx_copied_no_room: see there
+ * @rx_copied_unsplit: see there
+ * @rx_zerocopy_packets: see there
+ * @rx_copied_packets: see there
+ * @tx_zerocopy: see there
+ * @tx_sends: see there
+ * @tx_copied: see there
+ * @tx_copied_sends: see there
+ * @bad_addr: sum over all queues, also those that are closed; and likewise the
+ *	next two
+ * @bad_return: see struct netgpu_queue_stats
+ * @empty: see there
+ * @reserved2: zero
+ */
+struct netgpu_context_stats {
+	__aligned_u64 id;
+	__u32 regions;
+	__u32 queues;
+	__u32 sockets;
+	__u32 reserved;
+	__aligned_u64 attached;
+	__aligned_u64 aborted;
+	__aligned_u64 revoked;
+	__aligned_u64 donated;
+	__aligned_u64 free;
+	__aligned_u64 rx_zerocopy;
+	__aligned_u64 rx_copied_split;
+	__aligned_u64 rx_copied_no_room;
+	__aligned_u64 rx_copied_unsplit;
+	__aligned_u64 rx_zerocopy_packets;
+	__aligned_u64 rx_copied_packets;
+	__aligned_u64 tx_zerocopy;
+	__aligned_u64 tx_sends;
+	__aligned_u64 tx_copied;
+	__aligned_u64 tx_copied_sends;
+	__aligned_u64 bad_addr;
+	__aligned_u64 bad_return;
+	__aligned_u64 empty;
+	__aligned_u64 reserved2[11];
+};
+
+/**
+ * struct netgpu_region_stats - NETGPU_IOC_REGION_STATS: counters of a region
+ * @addr: in: an address in an attached region; out: the first one
+ * @len: out: bytes of the region
+ * @rx_zerocopy: out: bytes that the NIC's DMA put there and that were delivered
+ * @rx_copied: out: bytes that the CPU wrote there and that were delivered
+ * @tx_zerocopy: out: bytes that packets were made of
+ * @bad_return: out: fill entries for a buffer of it that user space did not hold
+ * @free: out: buffers that neither user space, nor a socket, nor the NIC has, now
+ * @reserved: zero
+ *
+ * What the region did in this context. -ENOENT: no region is attached there, or
+ * it was taken back.
+ */
+struct netgpu_region_stats {
+	__aligned_u64 addr;
+	__aligned_u64 len;
+	__aligned_u64 rx_zerocopy;
+	__aligned_u64 rx_copied;
+	__aligned_u64 tx_zerocopy;
+	__aligned_u64 bad_return;
+	__aligned_u64 free;
+	__aligned_u64 reserved[9];
 };
 
 #define NETGPU_IOC_MAGIC		0xE9
@@ -421,5 +557,7 @@ struct netgpu_socket_stats {
 #define NETGPU_IOC_DETACH_SOCKET	_IOW(NETGPU_IOC_MAGIC, 0x07, struct netgpu_id)
 #define NETGPU_IOC_QUEUE_STATS		_IOWR(NETGPU_IOC_MAGIC, 0x08, struct netgpu_queue_stats)
 #define NETGPU_IOC_SOCKET_STATS		_IOWR(NETGPU_IOC_MAGIC, 0x09, struct netgpu_socket_stats)
+#define NETGPU_IOC_CONTEXT_STATS	_IOR(NETGPU_IOC_MAGIC, 0x0a, struct netgpu_context_stats)
+#define NETGPU_IOC_REGION_STATS		_IOWR(NETGPU_IOC_MAGIC, 0x0b, struct netgpu_region_stats)
 
 #endif /* _UAPI_LINUX_NETGPU_H */

@@ -21,8 +21,8 @@ pub(crate) use uapi::{
     NETGPU_API_VERSION, NETGPU_COMPLETION_COPIED, NETGPU_MAX_RING_ENTRIES, NETGPU_MIN_RING_ENTRIES,
     NETGPU_REGION_CUDA, NETGPU_REGION_DMABUF, NETGPU_REGION_HOST, NETGPU_RING_ENTRIES,
     netgpu_add_region, netgpu_attach_region, netgpu_attach_socket, netgpu_bind, netgpu_completion,
-    netgpu_fill_entry, netgpu_id, netgpu_info, netgpu_open_queue, netgpu_queue_stats, netgpu_ring,
-    netgpu_rx_entry, netgpu_socket_stats,
+    netgpu_context_stats, netgpu_fill_entry, netgpu_id, netgpu_info, netgpu_open_queue,
+    netgpu_queue_stats, netgpu_region_stats, netgpu_ring, netgpu_rx_entry, netgpu_socket_stats,
 };
 
 /// Path of the character device.
@@ -70,6 +70,14 @@ const QUEUE_STATS: Code<netgpu_queue_stats> = Code(
 );
 const SOCKET_STATS: Code<netgpu_socket_stats> = Code(
     opcode::read_write::<netgpu_socket_stats>(MAGIC, 0x09),
+    PhantomData,
+);
+const CONTEXT_STATS: Code<netgpu_context_stats> = Code(
+    opcode::read::<netgpu_context_stats>(MAGIC, 0x0a),
+    PhantomData,
+);
+const REGION_STATS: Code<netgpu_region_stats> = Code(
+    opcode::read_write::<netgpu_region_stats>(MAGIC, 0x0b),
     PhantomData,
 );
 
@@ -143,6 +151,16 @@ impl Device {
 
     pub(crate) fn socket_stats(&self, argument: &mut netgpu_socket_stats) -> io::Result<()> {
         self.call(SOCKET_STATS, argument)
+    }
+
+    pub(crate) fn context_stats(&self) -> io::Result<netgpu_context_stats> {
+        let mut stats = netgpu_context_stats::default();
+        self.call(CONTEXT_STATS, &mut stats)?;
+        Ok(stats)
+    }
+
+    pub(crate) fn region_stats(&self, argument: &mut netgpu_region_stats) -> io::Result<()> {
+        self.call(REGION_STATS, argument)
     }
 
     fn call<T>(&self, code: Code<T>, argument: &mut T) -> io::Result<()> {
@@ -351,6 +369,14 @@ mod tests {
             (
                 "SOCKET_STATS",
                 (SOCKET_STATS.0, size_of::<netgpu_socket_stats>()),
+            ),
+            (
+                "CONTEXT_STATS",
+                (CONTEXT_STATS.0, size_of::<netgpu_context_stats>()),
+            ),
+            (
+                "REGION_STATS",
+                (REGION_STATS.0, size_of::<netgpu_region_stats>()),
             ),
         ]);
         let mut theirs = 0;

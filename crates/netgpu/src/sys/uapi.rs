@@ -2,7 +2,7 @@
 
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-pub const NETGPU_API_VERSION: u32 = 1;
+pub const NETGPU_API_VERSION: u32 = 2;
 pub const NETGPU_ULP_NAME: &[u8; 7] = b"netgpu\0";
 pub const NETGPU_RING_ENTRIES: u32 = 128;
 pub const NETGPU_RING_STALLED: u32 = 1;
@@ -279,11 +279,15 @@ pub struct netgpu_queue_stats {
     pub bad_addr: __u64,
     pub bad_return: __u64,
     pub empty: __u64,
-    pub reserved2: [__u64; 3usize],
+    pub refilled: __u64,
+    pub drained: __u64,
+    pub rx_zerocopy: __u64,
+    pub rx_packets: __u64,
+    pub reserved2: [__u64; 7usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of netgpu_queue_stats"][::std::mem::size_of::<netgpu_queue_stats>() - 64usize];
+    ["Size of netgpu_queue_stats"][::std::mem::size_of::<netgpu_queue_stats>() - 128usize];
     ["Alignment of netgpu_queue_stats"][::std::mem::align_of::<netgpu_queue_stats>() - 8usize];
     ["Offset of field: netgpu_queue_stats::id"]
         [::std::mem::offset_of!(netgpu_queue_stats, id) - 0usize];
@@ -297,8 +301,16 @@ const _: () = {
         [::std::mem::offset_of!(netgpu_queue_stats, bad_return) - 24usize];
     ["Offset of field: netgpu_queue_stats::empty"]
         [::std::mem::offset_of!(netgpu_queue_stats, empty) - 32usize];
+    ["Offset of field: netgpu_queue_stats::refilled"]
+        [::std::mem::offset_of!(netgpu_queue_stats, refilled) - 40usize];
+    ["Offset of field: netgpu_queue_stats::drained"]
+        [::std::mem::offset_of!(netgpu_queue_stats, drained) - 48usize];
+    ["Offset of field: netgpu_queue_stats::rx_zerocopy"]
+        [::std::mem::offset_of!(netgpu_queue_stats, rx_zerocopy) - 56usize];
+    ["Offset of field: netgpu_queue_stats::rx_packets"]
+        [::std::mem::offset_of!(netgpu_queue_stats, rx_packets) - 64usize];
     ["Offset of field: netgpu_queue_stats::reserved2"]
-        [::std::mem::offset_of!(netgpu_queue_stats, reserved2) - 40usize];
+        [::std::mem::offset_of!(netgpu_queue_stats, reserved2) - 72usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -307,15 +319,30 @@ pub struct netgpu_socket_stats {
     pub reserved: __u32,
     pub rx_zerocopy: __u64,
     pub rx_copied: __u64,
+    pub rx_copied_split: __u64,
+    pub rx_copied_no_room: __u64,
+    pub rx_copied_unsplit: __u64,
+    pub rx_zerocopy_packets: __u64,
+    pub rx_copied_packets: __u64,
     pub rx_stalled: __u64,
+    pub rx_stalled_ring: __u64,
+    pub rx_stalled_share: __u64,
+    pub rx_stalled_buffer: __u64,
+    pub rx_stalled_pause: __u64,
+    pub rx_stalled_memory: __u64,
     pub tx_zerocopy: __u64,
+    pub tx_sends: __u64,
     pub tx_copied: __u64,
+    pub tx_copied_sends: __u64,
+    pub tx_refused: __u64,
     pub tx_pending: __u64,
-    pub reserved2: __u64,
+    pub held: __u64,
+    pub share: __u64,
+    pub reserved2: [__u64; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of netgpu_socket_stats"][::std::mem::size_of::<netgpu_socket_stats>() - 64usize];
+    ["Size of netgpu_socket_stats"][::std::mem::size_of::<netgpu_socket_stats>() - 192usize];
     ["Alignment of netgpu_socket_stats"][::std::mem::align_of::<netgpu_socket_stats>() - 8usize];
     ["Offset of field: netgpu_socket_stats::id"]
         [::std::mem::offset_of!(netgpu_socket_stats, id) - 0usize];
@@ -325,14 +352,158 @@ const _: () = {
         [::std::mem::offset_of!(netgpu_socket_stats, rx_zerocopy) - 8usize];
     ["Offset of field: netgpu_socket_stats::rx_copied"]
         [::std::mem::offset_of!(netgpu_socket_stats, rx_copied) - 16usize];
+    ["Offset of field: netgpu_socket_stats::rx_copied_split"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_copied_split) - 24usize];
+    ["Offset of field: netgpu_socket_stats::rx_copied_no_room"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_copied_no_room) - 32usize];
+    ["Offset of field: netgpu_socket_stats::rx_copied_unsplit"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_copied_unsplit) - 40usize];
+    ["Offset of field: netgpu_socket_stats::rx_zerocopy_packets"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_zerocopy_packets) - 48usize];
+    ["Offset of field: netgpu_socket_stats::rx_copied_packets"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_copied_packets) - 56usize];
     ["Offset of field: netgpu_socket_stats::rx_stalled"]
-        [::std::mem::offset_of!(netgpu_socket_stats, rx_stalled) - 24usize];
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_stalled) - 64usize];
+    ["Offset of field: netgpu_socket_stats::rx_stalled_ring"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_stalled_ring) - 72usize];
+    ["Offset of field: netgpu_socket_stats::rx_stalled_share"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_stalled_share) - 80usize];
+    ["Offset of field: netgpu_socket_stats::rx_stalled_buffer"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_stalled_buffer) - 88usize];
+    ["Offset of field: netgpu_socket_stats::rx_stalled_pause"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_stalled_pause) - 96usize];
+    ["Offset of field: netgpu_socket_stats::rx_stalled_memory"]
+        [::std::mem::offset_of!(netgpu_socket_stats, rx_stalled_memory) - 104usize];
     ["Offset of field: netgpu_socket_stats::tx_zerocopy"]
-        [::std::mem::offset_of!(netgpu_socket_stats, tx_zerocopy) - 32usize];
+        [::std::mem::offset_of!(netgpu_socket_stats, tx_zerocopy) - 112usize];
+    ["Offset of field: netgpu_socket_stats::tx_sends"]
+        [::std::mem::offset_of!(netgpu_socket_stats, tx_sends) - 120usize];
     ["Offset of field: netgpu_socket_stats::tx_copied"]
-        [::std::mem::offset_of!(netgpu_socket_stats, tx_copied) - 40usize];
+        [::std::mem::offset_of!(netgpu_socket_stats, tx_copied) - 128usize];
+    ["Offset of field: netgpu_socket_stats::tx_copied_sends"]
+        [::std::mem::offset_of!(netgpu_socket_stats, tx_copied_sends) - 136usize];
+    ["Offset of field: netgpu_socket_stats::tx_refused"]
+        [::std::mem::offset_of!(netgpu_socket_stats, tx_refused) - 144usize];
     ["Offset of field: netgpu_socket_stats::tx_pending"]
-        [::std::mem::offset_of!(netgpu_socket_stats, tx_pending) - 48usize];
+        [::std::mem::offset_of!(netgpu_socket_stats, tx_pending) - 152usize];
+    ["Offset of field: netgpu_socket_stats::held"]
+        [::std::mem::offset_of!(netgpu_socket_stats, held) - 160usize];
+    ["Offset of field: netgpu_socket_stats::share"]
+        [::std::mem::offset_of!(netgpu_socket_stats, share) - 168usize];
     ["Offset of field: netgpu_socket_stats::reserved2"]
-        [::std::mem::offset_of!(netgpu_socket_stats, reserved2) - 56usize];
+        [::std::mem::offset_of!(netgpu_socket_stats, reserved2) - 176usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct netgpu_context_stats {
+    pub id: __u64,
+    pub regions: __u32,
+    pub queues: __u32,
+    pub sockets: __u32,
+    pub reserved: __u32,
+    pub attached: __u64,
+    pub aborted: __u64,
+    pub revoked: __u64,
+    pub donated: __u64,
+    pub free: __u64,
+    pub rx_zerocopy: __u64,
+    pub rx_copied_split: __u64,
+    pub rx_copied_no_room: __u64,
+    pub rx_copied_unsplit: __u64,
+    pub rx_zerocopy_packets: __u64,
+    pub rx_copied_packets: __u64,
+    pub tx_zerocopy: __u64,
+    pub tx_sends: __u64,
+    pub tx_copied: __u64,
+    pub tx_copied_sends: __u64,
+    pub bad_addr: __u64,
+    pub bad_return: __u64,
+    pub empty: __u64,
+    pub reserved2: [__u64; 11usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of netgpu_context_stats"][::std::mem::size_of::<netgpu_context_stats>() - 256usize];
+    ["Alignment of netgpu_context_stats"][::std::mem::align_of::<netgpu_context_stats>() - 8usize];
+    ["Offset of field: netgpu_context_stats::id"]
+        [::std::mem::offset_of!(netgpu_context_stats, id) - 0usize];
+    ["Offset of field: netgpu_context_stats::regions"]
+        [::std::mem::offset_of!(netgpu_context_stats, regions) - 8usize];
+    ["Offset of field: netgpu_context_stats::queues"]
+        [::std::mem::offset_of!(netgpu_context_stats, queues) - 12usize];
+    ["Offset of field: netgpu_context_stats::sockets"]
+        [::std::mem::offset_of!(netgpu_context_stats, sockets) - 16usize];
+    ["Offset of field: netgpu_context_stats::reserved"]
+        [::std::mem::offset_of!(netgpu_context_stats, reserved) - 20usize];
+    ["Offset of field: netgpu_context_stats::attached"]
+        [::std::mem::offset_of!(netgpu_context_stats, attached) - 24usize];
+    ["Offset of field: netgpu_context_stats::aborted"]
+        [::std::mem::offset_of!(netgpu_context_stats, aborted) - 32usize];
+    ["Offset of field: netgpu_context_stats::revoked"]
+        [::std::mem::offset_of!(netgpu_context_stats, revoked) - 40usize];
+    ["Offset of field: netgpu_context_stats::donated"]
+        [::std::mem::offset_of!(netgpu_context_stats, donated) - 48usize];
+    ["Offset of field: netgpu_context_stats::free"]
+        [::std::mem::offset_of!(netgpu_context_stats, free) - 56usize];
+    ["Offset of field: netgpu_context_stats::rx_zerocopy"]
+        [::std::mem::offset_of!(netgpu_context_stats, rx_zerocopy) - 64usize];
+    ["Offset of field: netgpu_context_stats::rx_copied_split"]
+        [::std::mem::offset_of!(netgpu_context_stats, rx_copied_split) - 72usize];
+    ["Offset of field: netgpu_context_stats::rx_copied_no_room"]
+        [::std::mem::offset_of!(netgpu_context_stats, rx_copied_no_room) - 80usize];
+    ["Offset of field: netgpu_context_stats::rx_copied_unsplit"]
+        [::std::mem::offset_of!(netgpu_context_stats, rx_copied_unsplit) - 88usize];
+    ["Offset of field: netgpu_context_stats::rx_zerocopy_packets"]
+        [::std::mem::offset_of!(netgpu_context_stats, rx_zerocopy_packets) - 96usize];
+    ["Offset of field: netgpu_context_stats::rx_copied_packets"]
+        [::std::mem::offset_of!(netgpu_context_stats, rx_copied_packets) - 104usize];
+    ["Offset of field: netgpu_context_stats::tx_zerocopy"]
+        [::std::mem::offset_of!(netgpu_context_stats, tx_zerocopy) - 112usize];
+    ["Offset of field: netgpu_context_stats::tx_sends"]
+        [::std::mem::offset_of!(netgpu_context_stats, tx_sends) - 120usize];
+    ["Offset of field: netgpu_context_stats::tx_copied"]
+        [::std::mem::offset_of!(netgpu_context_stats, tx_copied) - 128usize];
+    ["Offset of field: netgpu_context_stats::tx_copied_sends"]
+        [::std::mem::offset_of!(netgpu_context_stats, tx_copied_sends) - 136usize];
+    ["Offset of field: netgpu_context_stats::bad_addr"]
+        [::std::mem::offset_of!(netgpu_context_stats, bad_addr) - 144usize];
+    ["Offset of field: netgpu_context_stats::bad_return"]
+        [::std::mem::offset_of!(netgpu_context_stats, bad_return) - 152usize];
+    ["Offset of field: netgpu_context_stats::empty"]
+        [::std::mem::offset_of!(netgpu_context_stats, empty) - 160usize];
+    ["Offset of field: netgpu_context_stats::reserved2"]
+        [::std::mem::offset_of!(netgpu_context_stats, reserved2) - 168usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct netgpu_region_stats {
+    pub addr: __u64,
+    pub len: __u64,
+    pub rx_zerocopy: __u64,
+    pub rx_copied: __u64,
+    pub tx_zerocopy: __u64,
+    pub bad_return: __u64,
+    pub free: __u64,
+    pub reserved: [__u64; 9usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of netgpu_region_stats"][::std::mem::size_of::<netgpu_region_stats>() - 128usize];
+    ["Alignment of netgpu_region_stats"][::std::mem::align_of::<netgpu_region_stats>() - 8usize];
+    ["Offset of field: netgpu_region_stats::addr"]
+        [::std::mem::offset_of!(netgpu_region_stats, addr) - 0usize];
+    ["Offset of field: netgpu_region_stats::len"]
+        [::std::mem::offset_of!(netgpu_region_stats, len) - 8usize];
+    ["Offset of field: netgpu_region_stats::rx_zerocopy"]
+        [::std::mem::offset_of!(netgpu_region_stats, rx_zerocopy) - 16usize];
+    ["Offset of field: netgpu_region_stats::rx_copied"]
+        [::std::mem::offset_of!(netgpu_region_stats, rx_copied) - 24usize];
+    ["Offset of field: netgpu_region_stats::tx_zerocopy"]
+        [::std::mem::offset_of!(netgpu_region_stats, tx_zerocopy) - 32usize];
+    ["Offset of field: netgpu_region_stats::bad_return"]
+        [::std::mem::offset_of!(netgpu_region_stats, bad_return) - 40usize];
+    ["Offset of field: netgpu_region_stats::free"]
+        [::std::mem::offset_of!(netgpu_region_stats, free) - 48usize];
+    ["Offset of field: netgpu_region_stats::reserved"]
+        [::std::mem::offset_of!(netgpu_region_stats, reserved) - 56usize];
 };
