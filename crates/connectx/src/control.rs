@@ -59,6 +59,15 @@ pub enum Request {
         #[arg(action = clap::ArgAction::Set)]
         on: bool,
     },
+    /// Pull a port's card out of its slot while the host uses it, or put one in. An empty slot reads as ones. The host is not told:
+    /// it has to look (`remove` and `rescan` of Linux).
+    Card {
+        /// The port.
+        port: usize,
+        /// Whether there is one.
+        #[arg(action = clap::ArgAction::Set)]
+        on: bool,
+    },
     /// Let a port's receive queues seem to have no buffers, or no longer.
     Starve {
         /// The port.
@@ -186,6 +195,11 @@ impl Request {
             Self::Plug { port, on } => {
                 let mut ports = cable.ports.write();
                 ports[check(port)?].plug(on);
+                link::update(&mut ports);
+            }
+            Self::Card { port, on } => {
+                let mut ports = cable.ports.write();
+                ports[check(port)?].seat(on);
                 link::update(&mut ports);
             }
             Self::Starve { port, on } => cable.ports.read()[check(port)?].faults.starve(on),

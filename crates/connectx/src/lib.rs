@@ -15,7 +15,7 @@
 //!
 //! Guest memory must be shared (`share=on`): the device reaches it by mapping it.
 //! Both ports may be in one guest, with one of them moved to a network namespace of
-//! its own, or in two. `connectx` ends when both connections have ended.
+//! its own, or in two. A port whose monitor has gone waits for another; `connectx` ends when the last one has gone.
 //!
 //! # What it does
 //! Profile `cx5`: checksums, TSO, RSS (Toeplitz), flow steering with all tables that the

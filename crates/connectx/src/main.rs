@@ -13,13 +13,13 @@ use connectx::control::{self, Request};
 use connectx::datapath::engine;
 use connectx::datapath::link::Cable;
 use connectx::model::{CX5, CX7, Model};
-use connectx::server::PortServer;
+use connectx::server::{self, PortServer};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 /// A software ConnectX: two ports, cabled together, each a PCI function behind a vfio-user socket.
 ///
-/// Ends when both monitors have closed their connections. RUST_LOG chooses what is logged
+/// A port whose monitor has gone waits for another; it ends when the last one has gone. RUST_LOG chooses what is logged
 /// (default: info).
 #[derive(Parser)]
 #[command(
@@ -143,16 +143,10 @@ fn main() -> anyhow::Result<()> {
                 .name(format!("engine{port}"))
                 .spawn_scoped(scope, move || engine::run(cable, port))?;
         }
-        let serving = servers.map(|server| scope.spawn(|| server.serve()));
-        let results = serving.map(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let result = server::serve(servers);
         cable.bells.iter().for_each(|bell| bell.stop());
         // Which writes what is buffered.
         (0..2).for_each(|port| cable.change_wire(port, |wire| wire.capture(None)));
-        results.into_iter().collect::<Result<Vec<()>, _>>()?;
-        Ok(())
+        Ok(result?)
     })
 }

@@ -6,10 +6,14 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
-use tracing::{debug, error, info};
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
+use tracing::{debug, error, info, warn};
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
     VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
@@ -33,20 +37,16 @@ pub enum ServeError {
         /// Where.
         path: PathBuf,
         /// Why.
-        source: vfio_user::Error,
+        source: io::Error,
     },
-    /// The connection broke.
-    #[error("the connection at {path} broke")]
-    Connection {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: vfio_user::Error,
-    },
+    /// Nobody can be waited for.
+    #[error("cannot wait for monitors")]
+    Wait(#[from] io::Error),
 }
 
 /// A port with its socket.
 pub struct PortServer {
+    listener: UnixListener,
     server: Server,
     backend: Backend,
     path: PathBuf,
@@ -56,28 +56,84 @@ impl PortServer {
     /// Starts to listen at `path` for the monitor that is to have port `port` of `cable`.
     pub fn listen(path: &Path, cable: Arc<Cable>, port: usize) -> Result<Self, ServeError> {
         let path = path.to_path_buf();
-        let server = Server::new(&path, true, interrupts(), regions()).map_err(|source| {
-            ServeError::Listen {
-                path: path.clone(),
-                source,
-            }
+        let bind = || {
+            let listener = UnixListener::bind(&path)?;
+            Ok((listener.try_clone()?, listener))
+        };
+        let (listener, fd) = bind().map_err(|source| ServeError::Listen {
+            path: path.clone(),
+            source,
         })?;
         Ok(Self {
-            server,
+            listener,
+            server: Server::from_owned_fd(fd.into(), true, interrupts(), regions()),
             backend: Backend::new(cable, port),
             path,
         })
     }
 
-    /// Serves one connection until the monitor closes it. The port is reset then.
-    pub fn serve(mut self) -> Result<(), ServeError> {
-        let result = self.server.run(&mut self.backend);
-        self.backend.unplug();
-        result.map_err(|source| ServeError::Connection {
-            path: self.path,
-            source,
-        })
+    /// Waits for a monitor, or for the other end of `stopped` to be closed. Returns whether there is a monitor.
+    fn wait(&self, stopped: &UnixStream) -> io::Result<bool> {
+        let mut fds = [
+            PollFd::new(&self.listener, PollFlags::IN),
+            PollFd::new(stopped, PollFlags::IN),
+        ];
+        poll(&mut fds, None)?;
+        Ok(fds[1].revents().is_empty())
     }
+
+    /// Serves one connection until the monitor closes it. The port is reset then.
+    fn converse(&mut self) {
+        if let Err(error) = self.server.run(&mut self.backend) {
+            warn!("the connection at {} broke: {error}", self.path.display());
+        }
+        self.backend.unplug();
+    }
+}
+
+impl Drop for PortServer {
+    fn drop(&mut self) {
+        // Somebody may have removed it already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Who is connected.
+struct Monitors {
+    count: usize,
+    /// Closed when the last one has gone.
+    stop: Option<UnixStream>,
+}
+
+/// Serves both ports, each to one monitor after the other, until none is connected any more.
+pub fn serve(servers: [PortServer; 2]) -> Result<(), ServeError> {
+    let (stop, stopped) = UnixStream::pair()?;
+    let monitors = Mutex::new(Monitors {
+        count: 0,
+        stop: Some(stop),
+    });
+    let serve = |mut server: PortServer| {
+        while server.wait(&stopped)? {
+            monitors.lock().count += 1;
+            server.converse();
+            let mut monitors = monitors.lock();
+            monitors.count -= 1;
+            if monitors.count == 0 {
+                monitors.stop = None;
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let results = servers
+            .map(|server| scope.spawn(|| serve(server)))
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+        results.into_iter().collect()
+    })
 }
 
 fn interrupts() -> Vec<IrqInfo> {
@@ -158,6 +214,7 @@ impl Backend {
 impl ServerBackend for Backend {
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
         match region {
+            _ if self.registers.absent() => data.fill(0xff),
             VFIO_PCI_CONFIG_REGION_INDEX => self.registers.config.lock().read(offset, data),
             VFIO_PCI_BAR0_REGION_INDEX if offset < Self::UARS => {
                 iseg::read(&self.registers, offset, data);
@@ -171,6 +228,7 @@ impl ServerBackend for Backend {
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
         // An error would be answered, and nobody expects an answer to a posted write.
         match region {
+            _ if self.registers.absent() => {}
             VFIO_PCI_CONFIG_REGION_INDEX => {
                 let effect = self.registers.config.lock().write(offset, data);
                 match effect {
@@ -272,13 +330,75 @@ impl ServerBackend for Backend {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::thread;
     use std::time::Duration;
+
+    use vfio_user::Client;
 
     use super::*;
     use crate::bits::Fields;
     use crate::bits::iseg::CMDIF_REV;
+    use crate::control::Request;
     use crate::model::CX5;
+
+    const CONFIG: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
+    const BAR0: u32 = VFIO_PCI_BAR0_REGION_INDEX;
+
+    fn word(client: &mut Client, region: u32, at: u64) -> u32 {
+        let mut word = [0; 4];
+        client.region_read(region, at, &mut word).unwrap();
+        u32::from_le_bytes(word)
+    }
+
+    /// Runs `test` with the cable of two ports that are served at these two paths, and waits for the server's end.
+    fn served(name: &str, test: impl FnOnce(&Cable, [&Path; 2])) {
+        let folder = std::env::temp_dir().join(format!("connectx-{name}-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let paths = [folder.join("a"), folder.join("b")];
+        let cable = Arc::new(Cable::new(&CX5, Duration::ZERO));
+        let servers = [0, 1].map(|port| PortServer::listen(&paths[port], cable.clone(), port));
+        let serving = thread::spawn(|| serve(servers.map(Result::unwrap)));
+        test(&cable, [&paths[0], &paths[1]]);
+        serving.join().unwrap().unwrap();
+        std::fs::remove_dir(&folder).expect("the sockets are gone");
+    }
+
+    #[test]
+    fn a_port_whose_monitor_has_gone_waits_for_another() {
+        served("again", |_, [a, b]| {
+            let mut first = Client::new(a).unwrap();
+            let mut other = Client::new(b).unwrap();
+            word(&mut other, CONFIG, 0);
+            let command = 0x0006u16.to_le_bytes();
+            first.region_write(CONFIG, 4, &command).unwrap();
+            assert_eq!(word(&mut first, CONFIG, 4) & 6, 6);
+            first.shutdown().unwrap();
+            let mut second = Client::new(a).unwrap();
+            assert_eq!(word(&mut second, CONFIG, 4) & 6, 0, "it was reset");
+            assert_eq!(word(&mut other, CONFIG, 0) & 0xffff, 0x15b3);
+            assert!(PortServer::listen(a, Arc::new(Cable::new(&CX5, Duration::ZERO)), 0).is_err());
+        });
+    }
+
+    #[test]
+    fn a_card_that_was_pulled_out_reads_as_ones_and_comes_back_new() {
+        served("card", |cable, [a, b]| {
+            let mut host = Client::new(a).unwrap();
+            let mut other = Client::new(b).unwrap();
+            let id = word(&mut host, CONFIG, 0);
+            let command = 0x0006u16.to_le_bytes();
+            host.region_write(CONFIG, 4, &command).unwrap();
+            Request::Card { port: 0, on: false }.run(cable).unwrap();
+            assert_eq!(word(&mut host, CONFIG, 0), u32::MAX);
+            assert_eq!(word(&mut host, BAR0, CMDIF_REV), u32::MAX);
+            host.region_write(CONFIG, 4, &command).unwrap();
+            host.region_write(BAR0, 0x1_0800, &[0; 8]).unwrap();
+            assert_eq!(word(&mut other, CONFIG, 0), id, "the other one is there");
+            Request::Card { port: 0, on: true }.run(cable).unwrap();
+            assert_eq!(word(&mut host, CONFIG, 0), id);
+            assert_eq!(word(&mut host, CONFIG, 4) & 6, 0, "it was reset");
+            Request::Card { port: 1, on: true }.run(cable).unwrap();
+        });
+    }
 
     /// A processor stands still until it has its answer, and nobody waits for it longer than a few seconds.
     #[test]

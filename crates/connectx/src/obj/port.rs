@@ -217,6 +217,18 @@ impl Port {
         }
     }
 
+    /// Pulls the card out of its slot, or puts in one that nobody has used before.
+    pub fn seat(&mut self, on: bool) {
+        if self.registers.absent() != on {
+            return;
+        }
+        self.registers.set_absent(!on);
+        self.registers.set_assert(0);
+        self.reset();
+        self.physical = Physical::new(self.model.rates());
+        self.counters = VportCounters::default();
+    }
+
     /// Pulls the plug of the cable out, or puts it in, and tells the driver of a change.
     pub fn plug(&mut self, on: bool) {
         if self.faults.unplugged == on {

@@ -5,7 +5,7 @@
 //! A processor stands still until a read is answered. So these are not behind the lock of the ports: a read never waits
 //! for traffic, for a command, or for the other port.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
@@ -21,6 +21,7 @@ pub struct Registers {
     command_queue: AtomicU64,
     nic_interface: AtomicU32,
     assert: AtomicU8,
+    absent: AtomicBool,
 }
 
 impl Registers {
@@ -32,6 +33,7 @@ impl Registers {
             command_queue: AtomicU64::new(0),
             nic_interface: AtomicU32::new(0),
             assert: AtomicU8::new(0),
+            absent: AtomicBool::new(false),
         }
     }
 
@@ -70,5 +72,15 @@ impl Registers {
     /// The firmware stops with `syndrome`, or with 0 is well again.
     pub fn set_assert(&self, syndrome: u8) {
         self.assert.store(syndrome, Relaxed);
+    }
+
+    /// Whether there is no card in the slot: all of it reads as ones.
+    pub fn absent(&self) -> bool {
+        self.absent.load(Relaxed)
+    }
+
+    /// The card has been pulled out, or one has been put in.
+    pub fn set_absent(&self, absent: bool) {
+        self.absent.store(absent, Relaxed);
     }
 }
