@@ -151,10 +151,6 @@ firmware_asserts() {
 	stream_out 8388608 true
 }
 
-nic_is_there() {
-	[ -e "/sys/class/net/$NETGPU_DEV" ]
-}
-
 nothing_is_left() {
 	until_true 20 module_unload
 	nic_ping

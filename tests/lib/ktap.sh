@@ -48,6 +48,11 @@ defer() {
 ${ktap_undo-}"
 }
 
+# quietly COMMAND...: for undoing what may be undone already.
+quietly() {
+	"$@" 2>/dev/null || true
+}
+
 until_true() {
 	# On a slow kernel, see scripts/test --debug, everything takes longer.
 	local limit=$(($1 * ${NETGPU_TEST_SLOW:-1})) end

@@ -32,6 +32,24 @@ nic_ping() {
 	in_peer ping -q -c 1 -W 1 "$NETGPU_ADDR4" >/dev/null && in_peer ping -q -c 1 -W 1 "$NETGPU_ADDR6" >/dev/null
 }
 
+# Packets in both directions, for the length of the case, whatever becomes of them. (Killing a function in the background would
+# leave its program.)
+nic_traffic() {
+	ip netns exec peer ping -q -i 0.002 -s 1000 "$NETGPU_ADDR4" >/dev/null 2>&1 &
+	defer quietly kill $!
+	ping -q -i 0.002 -s 1000 "$NETGPU_PEER_ADDR4" >/dev/null 2>&1 &
+	defer quietly kill $!
+}
+
+nic_is_there() {
+	[ -e "/sys/class/net/$NETGPU_DEV" ]
+}
+
+# The name that PCI and devlink know our port by.
+nic_pci() {
+	basename "$(readlink "/sys/class/net/$NETGPU_DEV/device")"
+}
+
 nic_mtu() {
 	ip link set "$NETGPU_DEV" mtu "$1"
 	in_peer ip link set "$NETGPU_PEER_DEV" mtu "$1"

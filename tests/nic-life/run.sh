@@ -8,22 +8,12 @@ cd "$(dirname "$0")" || exit 1
 . ../lib/nic.sh
 . ../lib/check.sh
 
-# quietly COMMAND...: for what may be undone already.
-quietly() {
-	"$@" 2>/dev/null || true
-}
-
 peer_carrier() {
 	[ "$(in_peer cat "/sys/class/net/$NETGPU_PEER_DEV/carrier" 2>/dev/null)" = "$1" ]
 }
 
 no_carrier() {
 	! nic_carrier
-}
-
-# The name that PCI and devlink know our port by.
-pci_name() {
-	basename "$(readlink "/sys/class/net/$NETGPU_DEV/device")"
 }
 
 server_listens() {
@@ -34,14 +24,6 @@ server() {
 	iperf3 --server "$@" >"$ktap_tmp/server" 2>&1 &
 	defer quietly kill $!
 	until_true 10 server_listens
-}
-
-# traffic ARGS...: packets in both directions, for the length of the case, whatever becomes of them.
-traffic() {
-	in_peer ping -q -i 0.002 -s 1000 "$NETGPU_ADDR4" >/dev/null 2>&1 &
-	defer quietly kill $!
-	ping -q -i 0.002 -s 1000 "$NETGPU_PEER_ADDR4" >/dev/null 2>&1 &
-	defer quietly kill $!
 }
 
 connected() {
@@ -331,9 +313,9 @@ server_of_peer() {
 health() {
 	local reporter
 	for reporter in fw fw_fatal; do
-		tells 'state healthy' devlink health show "pci/$(pci_name)" reporter $reporter
+		tells 'state healthy' devlink health show "pci/$(nic_pci)" reporter $reporter
 	done
-	devlink health diagnose "pci/$(pci_name)" reporter fw >/dev/null
+	devlink health diagnose "pci/$(nic_pci)" reporter fw >/dev/null
 	for reporter in rx tx; do
 		tells "reporter $reporter" devlink health
 	done
@@ -347,20 +329,16 @@ returned() {
 	check_log
 }
 
-nic_is_there() {
-	[ -e "/sys/class/net/$NETGPU_DEV" ]
-}
-
 devlink_reloads() {
-	traffic
-	devlink dev reload "pci/$(pci_name)" action driver_reinit >/dev/null
+	nic_traffic
+	devlink dev reload "pci/$(nic_pci)" action driver_reinit >/dev/null
 	returned
 }
 
 unbound_and_bound() {
 	local name
-	name=$(pci_name)
-	traffic
+	name=$(nic_pci)
+	nic_traffic
 	echo "$name" >/sys/bus/pci/drivers/mlx5_core/unbind
 	until_true 10 peer_carrier 0
 	echo "$name" >/sys/bus/pci/drivers/mlx5_core/bind
@@ -370,7 +348,7 @@ unbound_and_bound() {
 removed_and_found() {
 	local path
 	path=$(readlink -f "/sys/class/net/$NETGPU_DEV/device")
-	traffic
+	nic_traffic
 	echo 1 >"$path/remove"
 	until_true 10 peer_carrier 0
 	[ ! -e "$path" ] || fail "it is still there"
@@ -381,7 +359,7 @@ removed_and_found() {
 # A function without driver is reset, and works. QEMU leaves the guest no other way than this: that of D3hot it takes away.
 function_resets() {
 	local name path
-	name=$(pci_name)
+	name=$(nic_pci)
 	path=/sys/bus/pci/devices/$name
 	echo "$name" >/sys/bus/pci/drivers/mlx5_core/unbind
 	echo flr >"$path/reset_method"
@@ -391,14 +369,14 @@ function_resets() {
 }
 
 firmware_asserts() {
-	traffic
+	nic_traffic
 	connectx '{"do":"assert","port":0,"syndrome":1}'
 	until_true 60 recovered
 	returned
 }
 
 recovered() {
-	dmesg | grep -q "$(pci_name): .*health recovery succeeded"
+	dmesg | grep -q "$(nic_pci): .*health recovery succeeded"
 }
 
 plan 25

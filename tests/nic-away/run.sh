@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# The machine sleeps, with packets on their way, and wakes up: the NIC is what it was, and so is what netgpu has of it.
+# The NIC goes away, with packets on their way, and comes back: its card is pulled out, or the machine sleeps.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh
@@ -10,20 +10,72 @@ cd "$(dirname "$0")" || exit 1
 . ../lib/transfer.sh
 . ../lib/sleep.sh
 
-quietly() {
-	"$@" 2>/dev/null || true
-}
-
-# traffic: packets in both directions, for the length of the case, whatever becomes of them.
-traffic() {
-	in_peer ping -q -i 0.002 -s 1000 "$NETGPU_ADDR4" >/dev/null 2>&1 &
-	defer quietly kill $!
-	ping -q -i 0.002 -s 1000 "$NETGPU_PEER_ADDR4" >/dev/null 2>&1 &
-	defer quietly kill $!
-}
-
 connected() {
 	nic_carrier && nic_ping
+}
+
+# Our card is pulled out under the driver, which is not told.
+pull() {
+	name=$(nic_pci)
+	dmesg -c >/dev/null
+	connectx '{"do":"card","port":0,"on":false}'
+	defer connectx '{"do":"card","port":0,"on":true}'
+	until_true 10 peer_sees_no_link
+	until_true 30 driver_says "PCI slot is unavailable"
+}
+
+peer_sees_no_link() {
+	[ "$(in_peer cat "/sys/class/net/$NETGPU_PEER_DEV/carrier")" = 0 ]
+}
+
+driver_says() {
+	dmesg | grep -q "$name: .*$1"
+}
+
+# Linux takes the device away, and finds another one in the slot.
+replace() {
+	echo 1 >"/sys/bus/pci/devices/$name/remove"
+	[ ! -e "/sys/bus/pci/devices/$name" ] || fail "it is still there"
+	connectx '{"do":"card","port":0,"on":true}'
+	echo 1 >/sys/bus/pci/rescan
+	until_true 30 nic_is_there
+	nic_configure
+}
+
+card_is_replaced() {
+	local name
+	nic_traffic
+	pull
+	replace
+	check_log
+}
+
+# The driver goes on where it can read again.
+card_is_back() {
+	local name
+	nic_traffic
+	pull
+	connectx '{"do":"card","port":0,"on":true}'
+	until_true 60 driver_says "health recovery succeeded"
+	nic_configure
+	check_log
+}
+
+# The receiver is told when the device goes, and no memory stays with it.
+card_of_netgpu_is_replaced() {
+	local name rc=0
+	receiver "$(address ours 4 5001)"
+	peer_sender plain "$(address ours 4 5001)" --bytes 10000000000
+	until_true 20 peer_connected
+	pull
+	replace
+	until_true 30 gone "$receiver"
+	wait "$receiver" || rc=$?
+	[ "$rc" != 0 ] || fail "it lost its device, and says that all is well"
+	note "$(cat "$work/recv.err")"
+	reap "$peer"
+	until_true 30 pinned_is "$pinned_at_first"
+	check_log
 }
 
 # What stays as it is. The driver forgets its rules and how RSS spreads packets, the card what
@@ -44,7 +96,7 @@ slept() {
 	iperf3 --server --one-off >"$ktap_tmp/server" 2>&1 &
 	defer quietly kill $!
 	until_true 10 server_listens
-	traffic
+	nic_traffic
 	in_peer iperf3 --client "$NETGPU_ADDR4" --bidir --time 3 >"$ktap_tmp/iperf" 2>&1 &
 	client=$!
 	until_true 10 peer_connected
@@ -105,15 +157,18 @@ nothing_is_left() {
 	check_log
 }
 
-plan 5
-host_away
+plan 8
 nic_up
 modprobe netgpu
 pinned_at_first=$(pinned_pages)
+run card_is_replaced
+run card_is_back
+run card_of_netgpu_is_replaced
+host_away
 run slept freeze devices
 run slept mem core
 run slept mem none
 run netgpu_sleeps mem none
-run nothing_is_left
 host_back
+run nothing_is_left
 finish
