@@ -15,8 +15,9 @@
 //! either, as mmap takes it. The data path reads [`Context::table`] under RCU and takes none of these.
 //!
 //! The reservation lock of a dma-buf is taken under rtnl, the lock for attaching and, when the device goes, the state lock. Its
-//! exporter may hold it and wait for [`Context::withdraw`] meanwhile, which therefore takes none of the first two, and the last only
-//! where those who take both have let the exporter go on before.
+//! exporter may hold it and wait for [`Context::withdraw`] meanwhile, which therefore takes none of the first two, the last only
+//! where those who take both have let the exporter go on before, and that of a socket only when it has done so itself: tasks hold
+//! those while they touch user memory, and a fault may wait for the reservation lock.
 
 use crate::{
     area::Region,
@@ -67,6 +68,10 @@ use kernel::{
         Arc,
         Mutex,
         SetOnce, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -256,9 +261,7 @@ impl Context {
             return;
         };
         let queueing = self.queueing.lock();
-        let quiesced = device.quiesce(&attachment.map, self.queues(), || {
-            self.abort_senders(&attachment.map)
-        });
+        let quiesced = device.quiesce(&attachment.map, self.queues());
         drop(queueing);
         attachment.retract();
         quiesced.unmap();
@@ -270,8 +273,14 @@ impl Context {
         let _ = self.remove(&mut state, &attachment);
         let last = !state.attachments.values().any(|here| here.map.is_live());
         drop(state);
+        // Now that the exporter has its memory: who holds the lock of a socket may have waited for it.
         if last {
             self.abort_sockets();
+        }
+        // There may be packets on a socket that is only just being attached.
+        while attachment.map.is_sent() {
+            self.abort_senders(&attachment.map);
+            fsleep(Delta::from_millis(1));
         }
     }
 

@@ -40,10 +40,6 @@ use kernel::{
         Mutex, //
     },
     task::Task,
-    time::{
-        delay::fsleep,
-        Delta, //
-    },
     types::Opaque, //
 };
 
@@ -319,23 +315,20 @@ impl Device {
 
     /// Ends the device's use of `map`, whose memory is wanted back. Sleeps.
     ///
-    /// `queues` are all that may have its buffers, and no other is opened meanwhile. `abort_senders` aborts connections whose packets
-    /// refer to it, as often as there may be some.
+    /// `queues` are all that may have its buffers, and no other is opened meanwhile.
     pub(crate) fn quiesce<'a>(
         &self,
         map: &'a Map,
         queues: impl Iterator<Item = Arc<Queue>>,
-        abort_senders: impl Fn(),
     ) -> Quiesced<'a> {
         map.revoke();
         // From here on no queue gets its buffers and no packet is made of them, and those that were made do not get past the check
         // of their device.
         rcu::synchronize_rcu();
         queues.for_each(|queue| self.restart_queue(&queue));
-        // The device may be reading packets that were aborted, and packets may have been made of it on a socket that was not found.
-        while map.is_sent() {
-            abort_senders();
-            fsleep(Delta::from_millis(1));
+        // The device may be reading packets that got past it before: what was sent, and what was received and forwarded.
+        if let Ok(netdev) = self.netdev() {
+            netdev.drain(map);
         }
         // SAFETY: Receiving has ended by the above, and so has sending.
         unsafe { map.release() };

@@ -5,9 +5,9 @@
 //! # Taking back
 //!
 //! An exporter that wants its memory back calls [`invalidate`] under the dma-buf's reservation lock. To stop the device there
-//! would take the lock of the network device and those of sockets. Both are held by others who touch user memory, and a
-//! fault in memory of that very dma-buf may wait for the reservation lock. So the callback does what needs no lock, leaves a
-//! fence, for which the exporter waits before it uses the memory, and queues the rest as work: [`Context::withdraw`].
+//! would take the lock of the network device, under which others sleep, and take that of the dma-buf. So the callback does what
+//! needs no lock, leaves a fence, for which the exporter waits before it uses the memory, and queues the rest as work:
+//! [`Context::withdraw`].
 
 use super::{
     abi,

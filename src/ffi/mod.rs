@@ -8,7 +8,8 @@
 //! - [`trace`]: trace events
 //! - [`file`], [`pinned`], [`mapping`]: files of ours, pinned memory and ring memory
 //! - [`device`], [`provider`], [`pages`]: a network device, the memory provider of its queues, and the network memory of both
-//! - [`host`], [`dmabuf`], [`gpu`]: what network memory is made of, mapped for a device; [`loan`]: that its owner may take it back
+//! - [`host`], [`dmabuf`], [`gpu`]: what network memory is made of, mapped for a device; [`loan`]: that its owner may take it back;
+//!   [`drain`]: waiting until a device has read what it sends
 //! - [`sock`], [`ulp`], [`skb`], [`send`]: sockets, how they become ours, the packets that they receive, and what they send
 //!
 //! A function that C calls stands with the table that names it. It turns pointers into borrows and calls a safe one.
@@ -16,6 +17,7 @@
 pub(crate) mod counters;
 pub(crate) mod device;
 pub(crate) mod dmabuf;
+mod drain;
 pub(crate) mod file;
 pub(crate) mod gpu;
 mod host;

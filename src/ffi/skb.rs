@@ -7,7 +7,8 @@ use super::{
     late::Late,
     pages::{
         niov_of,
-        Buffer, //
+        Buffer,
+        Map, //
     }, //
 };
 use crate::{
@@ -283,6 +284,30 @@ unsafe fn refers_to(skb: *const abi::sk_buff, is: &impl Fn(&Buffer<'_>) -> bool)
             .filter_map(|frag| Buffer::of(niov_of(frag.netmem)?))
             .any(|buffer| is(&buffer))
     }
+}
+
+/// Whether a packet on `queue`, or one on such a packet's list, refers to `map`.
+///
+/// # Safety
+///
+/// `queue` is a queue of packets that the caller may look at.
+pub(super) unsafe fn queue_refers_to(queue: *mut abi::sk_buff_head, map: &Map) -> bool {
+    let is = |buffer: &Buffer<'_>| buffer.is_of(map);
+    // SAFETY: By this function's requirements; what is on a packet's list are packets.
+    unsafe {
+        let mut skb = (*queue).__bindgen_anon_1.__bindgen_anon_1.next;
+        while skb != queue.cast() {
+            let mut sub = (*shared_info(skb)).frag_list;
+            while !sub.is_null() && !refers_to(sub, &is) {
+                sub = next(sub);
+            }
+            if !sub.is_null() || refers_to(skb, &is) {
+                return true;
+            }
+            skb = next(skb);
+        }
+    }
+    false
 }
 
 #[kunit_tests(netgpu_skb)]

@@ -53,6 +53,21 @@ bool netgpu_netif_running(const struct net_device *dev)
 	return netif_running(dev);
 }
 
+bool netgpu_netif_active(const struct net_device *dev)
+{
+	return netif_running(dev) && netif_device_present(dev);
+}
+
+bool netgpu_qdisc_run_begin(struct Qdisc *qdisc)
+{
+	return qdisc_run_begin(qdisc);
+}
+
+void netgpu_qdisc_run_end(struct Qdisc *qdisc)
+{
+	kfree_skb_list(qdisc_run_end(qdisc));
+}
+
 struct net *netgpu_dev_net(const struct net_device *dev)
 {
 	return dev_net(dev);

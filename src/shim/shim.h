@@ -22,6 +22,7 @@
 #include <net/netmem.h>
 #include <net/page_pool/helpers.h>
 #include <net/page_pool/memory_provider.h>
+#include <net/sch_generic.h>
 #include <net/tcp.h>
 #include <net/transp_v6.h>
 
@@ -65,6 +66,10 @@ extern const struct netgpu_patched netgpu_patched;
 int netgpu_gpu_register(const struct netgpu_gpu_ops *ops);
 void netgpu_gpu_unregister(void);
 
+/* marker.c, and what it calls: src/ffi/drain.rs. */
+bool netgpu_send_marker(struct net_device *dev, unsigned int index, void *arg);
+void netgpu_marker_passed(void *arg);
+
 /* helpers.c: inlines and macros of the kernel, each under its own name behind the prefix. */
 void netgpu_spin_lock_bh(spinlock_t *lock);
 void netgpu_spin_unlock_bh(spinlock_t *lock);
@@ -75,6 +80,9 @@ void netgpu_netdev_put(struct net_device *dev, netdevice_tracker *tracker);
 void netgpu_netdev_lock(struct net_device *dev);
 void netgpu_netdev_unlock(struct net_device *dev);
 bool netgpu_netif_running(const struct net_device *dev);
+bool netgpu_netif_active(const struct net_device *dev);
+bool netgpu_qdisc_run_begin(struct Qdisc *qdisc);
+void netgpu_qdisc_run_end(struct Qdisc *qdisc);
 struct net *netgpu_dev_net(const struct net_device *dev);
 struct net *netgpu_sock_net(const struct sock *sk);
 bool netgpu_mapping_can_writeback(struct address_space *mapping);

@@ -4,6 +4,8 @@
 #include "kselftest_harness.h"
 #include "standin_gpu.h"
 
+#include <arpa/inet.h>
+#include <linux/if_ether.h>
 #include <linux/udmabuf.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -569,10 +571,10 @@ TEST_F(revoke, unfinished_sends)
 	EXPECT_NE(0U, stats.tx_pending);
 	EXPECT_EQ(0, gpu_revoke(self->fd));
 	EXPECT_TRUE(gpu_unused(self->fd));
-	ASSERT_EQ(0, getsockopt(first[0], SOL_SOCKET, SO_ERROR, &err, &len));
-	EXPECT_EQ(ECONNABORTED, err);
 	/* Detached. */
-	EXPECT_EQ(-ENOENT, ng_socket_stats(self->r.fd, a.id, &stats));
+	EXPECT_TRUE(WAIT_FOR(ng_socket_stats(self->r.fd, a.id, &stats) == -ENOENT, 5000));
+	EXPECT_TRUE(WAIT_FOR(!getsockopt(first[0], SOL_SOCKET, SO_ERROR, &err, &len) && err, 5000));
+	EXPECT_EQ(ECONNABORTED, err);
 	EXPECT_EQ(-1, send(second[0], bar, unit, MSG_ZEROCOPY | MSG_NOSIGNAL));
 	EXPECT_EQ(EFAULT, errno);
 	memset(host, 'h', 16 * unit);
@@ -590,6 +592,166 @@ TEST_F(revoke, unfinished_sends)
 	close(second[0]);
 	close(second[1]);
 	close(area);
+}
+
+static void *revoke_faulted(void *fd)
+{
+	return (void *)(intptr_t)(ioctl(gpu, STANDIN_REVOKE_FAULTED, fd) ? -errno : 0);
+}
+
+/*
+ * A thread that holds the socket's lock faults on a mapping of the very dma-buf, and so waits for the exporter, which waits for us:
+ * with sends of the socket under way.
+ */
+TEST_F_TIMEOUT(revoke, while_a_sender_faults, 90)
+{
+	int pair[2], room = 4 << 20, pages = LEN / 4096, err = 0, i;
+	struct netgpu_socket_stats stats;
+	struct netgpu_attach_socket a;
+	pthread_t thread;
+	void *result;
+	char *lazy;
+
+	lazy = mmap(NULL, LEN, PROT_READ, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, lazy);
+	ASSERT_EQ(0, tcp_pair(AF_INET, pair));
+	ASSERT_EQ(0, setsockopt(pair[0], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)));
+	ASSERT_EQ(0, ng_attach_socket(self->r.fd, pair[0], 0, 64, &a));
+	/* More than the peer takes, as it does not read, and less than the socket does. */
+	ASSERT_EQ(LEN, send(pair[0], bar, LEN, MSG_ZEROCOPY | MSG_NOSIGNAL));
+	ASSERT_EQ(0, ng_socket_stats(self->r.fd, a.id, &stats));
+	ASSERT_NE(0U, stats.tx_pending);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, revoke_faulted, &self->fd));
+	/* Copied, a byte of a page that nobody has touched each. One of them finds the lock taken, and then there is no memory. */
+	for (i = 0; i < pages && !err; i++) {
+		if (send(pair[0], lazy + i * 4096, 1, MSG_NOSIGNAL) < 0)
+			err = errno;
+		usleep(1000);
+	}
+	EXPECT_EQ(EFAULT, err) TH_LOG("%s", strerror(err));
+	pthread_join(thread, &result);
+	EXPECT_EQ(0, (intptr_t)result) TH_LOG("%s", strerror(-(intptr_t)result));
+	EXPECT_TRUE(WAIT_FOR(recv_error(pair[0]) == ECONNABORTED, 5000));
+	munmap(lazy, LEN);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+/* What was received and is forwarded from where it is. */
+
+#define ELSEWHERE	"192.0.2.1"
+#define DATAGRAM	1400
+
+FIXTURE(forward)
+{
+	int out, in;	/* of the peer */
+	atomic_bool stop;
+	pthread_t thread;
+};
+
+static void *send_datagrams(void *arg)
+{
+	FIXTURE_DATA(forward) *self = arg;
+	static char data[DATAGRAM];
+
+	memset(data, 0x5a, sizeof(data));
+	while (!atomic_load(&self->stop))
+		if (send(self->out, data, sizeof(data), MSG_DONTWAIT) < 0)
+			usleep(200);
+	return NULL;
+}
+
+FIXTURE_SETUP(forward)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(9) };
+	struct timeval patience = { .tv_sec = 2 };
+	int room = 8 << 20;
+
+	/*
+	 * To an address behind the peer by way of us. Not on the queue for sending that belongs to the queue for receiving: mlx5
+	 * restarts the two together, and what is on the first is gone then.
+	 */
+	ASSERT_EQ(0, sh("cd /sys/class/net/$NETGPU_DEV/queues && echo 3 >tx-0/xps_cpus && echo 0 >tx-%d/xps_cpus", nic_queues() - 1));
+	ASSERT_EQ(0, sh("ip route add " ELSEWHERE " via $NETGPU_PEER_ADDR4 dev $NETGPU_DEV"));
+	ASSERT_EQ(0, sh("ip netns exec peer ip route add " ELSEWHERE " via $NETGPU_ADDR4"));
+	ASSERT_EQ(0, sh("cd /proc/sys/net/ipv4; echo 1 >ip_forward; echo 0 >conf/all/rp_filter; echo 0 >conf/$NETGPU_DEV/rp_filter; "
+			"echo 0 >conf/all/send_redirects; echo 0 >conf/$NETGPU_DEV/send_redirects"));
+	ASSERT_EQ(1, inet_pton(AF_INET, ELSEWHERE, &to.sin_addr));
+	self->out = peer_socket(AF_INET, SOCK_DGRAM, 0);
+	ASSERT_EQ(0, connect(self->out, (struct sockaddr *)&to, sizeof(to)));
+	/* Only what arrives. */
+	self->in = peer_socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_IP));
+	ASSERT_EQ(0, setsockopt(self->in, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)));
+	ASSERT_EQ(0, setsockopt(self->in, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room)));
+	ASSERT_EQ(0, pthread_create(&self->thread, NULL, send_datagrams, self));
+}
+
+FIXTURE_TEARDOWN(forward)
+{
+	atomic_store(&self->stop, true);
+	pthread_join(self->thread, NULL);
+	close(self->out);
+	close(self->in);
+	sh("echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/sys/class/net/$NETGPU_DEV/queues/tx-0/xps_cpus");
+	sh("ip route del " ELSEWHERE);
+	sh("ip netns exec peer ip route del " ELSEWHERE);
+}
+
+/* Counts the datagrams that come back, until @max or none comes; a wrong byte ends it with -1. */
+static int come_back(int in, int max)
+{
+	unsigned char packet[2048];
+	int count = 0;
+	ssize_t n, i;
+
+	while (count < max && (n = recv(in, packet, sizeof(packet), 0)) > 0) {
+		if (n != 28 + DATAGRAM || packet[9] != IPPROTO_UDP)
+			continue;
+		for (i = 28; i < n; i++)
+			if (packet[i] != 0x5a) {
+				fprintf(stderr, "# byte %zd of datagram %d is %#x\n", i - 28, count, packet[i]);
+				return -1;
+			}
+		count++;
+	}
+	return count;
+}
+
+static bool impair(const char *fields)
+{
+	return !sh(". ../lib/nic.sh; impair 0 '%s'", fields);
+}
+
+/*
+ * The cable is so slow that the device has yet to read most of what is to be forwarded when the memory is taken back: it must have, or
+ * never do it.
+ */
+TEST_F_TIMEOUT(forward, taken_back, 90)
+{
+	int queue = nic_queues() - 1, buf = gpu_export(0, LEN, 0);
+	struct netgpu_queue_stats stats;
+	struct receiver r;
+
+	ASSERT_EQ(0, nic_prepare(queue));
+	ASSERT_EQ(0, receiver_open_on(&r, queue, RULE, bar, buf));
+	ASSERT_EQ(0, sh("ethtool -N %s flow-type udp4 dst-port 9 action %d loc %d", nic_name(), queue, RULE + 1));
+	EXPECT_EQ(500, come_back(self->in, 500));
+	ASSERT_EQ(0, ng_queue_stats(r.fd, r.queue_id, &stats));
+	EXPECT_NE(0U, stats.filled);
+	EXPECT_TRUE(impair("\"rate-mbit\":2"));
+	/* Longer than it takes to fill the buffer of the port. */
+	usleep(400000);
+	EXPECT_EQ(0, gpu_revoke(buf));
+	EXPECT_TRUE(gpu_unused(buf));
+	memset(bar, 0xa5, LEN);
+	EXPECT_TRUE(impair(""));
+	/* Those that were on the cable, and those that the device had yet to read. */
+	EXPECT_LE(0, come_back(self->in, INT_MAX));
+	ASSERT_EQ(0, sh("ethtool -N %s delete %d", nic_name(), RULE + 1));
+	receiver_close(&r);
+	close(buf);
+	nic_restore();
+	EXPECT_TRUE(nic_works());
 }
 
 FIXTURE(storm)

@@ -39,6 +39,9 @@ struct standin_buffer {
 	u32 pins;
 	u32 mappings;
 	wait_queue_head_t unmapped;
+	/* Faults that wait for the lock. */
+	atomic_t faults;
+	wait_queue_head_t faulted;
 };
 
 static int standin_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
@@ -140,6 +143,35 @@ static void standin_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	iounmap(map->vaddr_iomem);
 }
 
+static vm_fault_t standin_fault(struct vm_fault *vmf)
+{
+	struct dma_buf *dmabuf = vmf->vma->vm_private_data;
+	struct standin_buffer *buffer = dmabuf->priv;
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+
+	atomic_inc(&buffer->faults);
+	wake_up_all(&buffer->faulted);
+	dma_resv_lock(dmabuf->resv, NULL);
+	atomic_dec(&buffer->faults);
+	if (!buffer->revoked && vmf->pgoff < buffer->len >> PAGE_SHIFT)
+		ret = vmf_insert_pfn(vmf->vma, vmf->address, (buffer->start >> PAGE_SHIFT) + vmf->pgoff);
+	dma_resv_unlock(dmabuf->resv);
+	return ret;
+}
+
+static const struct vm_operations_struct standin_vm_ops = {
+	.fault	= standin_fault,
+};
+
+static int standin_mmap_buffer(struct dma_buf *dmabuf, struct vm_area_struct *vma)
+{
+	vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
+	vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
+	vma->vm_ops = &standin_vm_ops;
+	vma->vm_private_data = dmabuf;
+	return 0;
+}
+
 static void standin_release(struct dma_buf *dmabuf)
 {
 	kfree(dmabuf->priv);
@@ -153,6 +185,7 @@ static const struct dma_buf_ops standin_ops = {
 	.unmap_dma_buf	= standin_unmap,
 	.vmap		= standin_vmap,
 	.vunmap		= standin_vunmap,
+	.mmap		= standin_mmap_buffer,
 	.release	= standin_release,
 };
 
@@ -175,6 +208,7 @@ static int standin_export(struct standin_export *arg)
 	buffer->len = arg->len;
 	buffer->flags = arg->flags;
 	init_waitqueue_head(&buffer->unmapped);
+	init_waitqueue_head(&buffer->faulted);
 
 	info.ops = arg->flags & STANDIN_NO_CPU ? &standin_no_cpu_ops : &standin_ops;
 	info.size = arg->len;
@@ -202,12 +236,16 @@ static struct dma_buf *standin_get(int fd)
 	return ERR_PTR(-EINVAL);
 }
 
-static int standin_revoke(struct dma_buf *dmabuf)
+static int standin_revoke(struct dma_buf *dmabuf, bool faulted)
 {
 	struct standin_buffer *buffer = dmabuf->priv;
 	long left;
 
 	dma_resv_lock(dmabuf->resv, NULL);
+	if (faulted && !wait_event_timeout(buffer->faulted, atomic_read(&buffer->faults), REVOKE_TIMEOUT)) {
+		dma_resv_unlock(dmabuf->resv);
+		return -ETIME;
+	}
 	buffer->revoked = true;
 	dma_buf_invalidate_mappings(dmabuf);
 	left = dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP, false, REVOKE_TIMEOUT);
@@ -250,13 +288,14 @@ static long standin_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 		break;
 	case STANDIN_STATE:
 	case STANDIN_REVOKE:
+	case STANDIN_REVOKE_FAULTED:
 		dmabuf = standin_get(u.fd);
 		if (IS_ERR(dmabuf))
 			return PTR_ERR(dmabuf);
-		if (cmd == STANDIN_REVOKE)
-			err = standin_revoke(dmabuf);
-		else
+		if (cmd == STANDIN_STATE)
 			standin_state(dmabuf, &u.state);
+		else
+			err = standin_revoke(dmabuf, cmd == STANDIN_REVOKE_FAULTED);
 		dma_buf_put(dmabuf);
 		break;
 	default:

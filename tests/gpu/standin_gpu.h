@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
  * /dev/standin_gpu, see standin_gpu.c. mmap(2) of it gives the GPU's memory, and from the offset on that is its size, the same memory
- * through the window for copies.
+ * through the window for copies. mmap(2) of a dma-buf gives its part, each page when it is touched, under the reservation lock; none once
+ * it was taken back.
  */
 #ifndef STANDIN_GPU_H
 #define STANDIN_GPU_H
@@ -43,6 +44,11 @@ struct standin_state {
  * -ETIMEDOUT when that takes too long.
  */
 #define STANDIN_REVOKE	_IOW(0xEA, 0x03, __s32)
+/*
+ * The same, but first waits, with the reservation lock held, until somebody faults on a mapping of the dma-buf and waits for
+ * that lock.
+ */
+#define STANDIN_REVOKE_FAULTED	_IOW(0xEA, 0x04, __s32)
 
 #ifdef __KERNEL__
 /* Where the memory is, for other modules, and its length; zero: there is no GPU. */
