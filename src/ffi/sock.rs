@@ -114,13 +114,26 @@ impl Sock {
     /// Detaches the socket from `socket` and aborts a connection that needs it. False: it was detached already. Sleeps.
     pub(crate) fn abort(&self, socket: &Late<Socket>) -> bool {
         let sk = self.0.as_ptr();
+        let mine = |locked: &LockedSocket<'_>| locked.socket().as_raw() == socket.as_raw();
         // SAFETY: By the type invariants; process context by the caller, who may sleep.
         let mut lock = unsafe { SockLock::new(self.0) };
-        let attached = lock.attached();
-        let Some(mut locked) = attached.filter(|l| l.socket().as_raw() == socket.as_raw()) else {
+        let Some(mut locked) = lock.attached().filter(mine) else {
             return false;
         };
         let unfinished = crate::socket::unfinished(&mut locked);
+        // Before it is detached: nobody is to read from the connection as an ordinary one. And not by disconnect(), during which
+        // there is another error to be seen.
+        let mut reset = false;
+        if unfinished {
+            drop(lock);
+            reset = self.reset();
+            // SAFETY: As above.
+            lock = unsafe { SockLock::new(self.0) };
+            let Some(again) = lock.attached().filter(mine) else {
+                return false;
+            };
+            locked = again;
+        }
         let base = locked.ulp.base();
         let context = locked.detach();
         if let Some(context) = &context {
@@ -130,11 +143,14 @@ impl Sock {
             if let Some(context) = &context {
                 context.stats().add(OfContext::Aborted, 1);
             }
+            // Takes what was received.
             // SAFETY: `base` is the socket's protocol.
             if let Some(disconnect) = unsafe { (*base).disconnect } {
                 // SAFETY: As above, and the socket is locked.
                 unsafe { disconnect(sk, 0) };
             }
+        }
+        if unfinished && !reset {
             // SAFETY: The socket is locked.
             unsafe {
                 (&raw mut (*sk).sk_err).write_volatile(-ECONNABORTED.to_errno());
@@ -152,10 +168,10 @@ impl Sock {
         unsafe { skb::unacknowledged(self.0.as_ptr(), |buffer| buffer.is_of(map)) }
     }
 
-    /// Resets the connection, also one that goes on after its socket was closed. Sleeps.
-    pub(crate) fn reset(&self) {
+    /// Resets the connection, also one that goes on after its socket was closed. False: there is none any more. Sleeps.
+    pub(crate) fn reset(&self) -> bool {
         // SAFETY: By the type invariants; process context by the caller, who may sleep.
-        let _ = unsafe { abi::tcp_abort(self.0.as_ptr(), -ECONNABORTED.to_errno()) };
+        unsafe { abi::tcp_abort(self.0.as_ptr(), -ECONNABORTED.to_errno()) == 0 }
     }
 
     /// Wakes who polls the socket for completions. Any context, also after the socket was closed.
