@@ -3,9 +3,7 @@
 # shellcheck shell=dash
 #
 # Memory of NVIDIA's GPUs, with stand-ins for the GPU (../gpu/standin_gpu.c), for NVIDIA's driver (standin_nvidia.c) and for CUDA
-# (libcuda.c).
-#
-# NETGPU_TEST_REVOKES: how often memory goes at any moment.
+# (libcuda.c). What is common to all memory is in ../gpu.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh

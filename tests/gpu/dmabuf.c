@@ -1,82 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* Regions of dma-bufs: of ordinary memory (udmabuf) and of the stand-in GPU. Needs the ports and the GPU. */
+/* Regions of dma-bufs, of the stand-in GPU: what is told of them, and how they are taken back. Needs the ports and the GPU. */
 #include "helpers.h"
 #include "kselftest_harness.h"
-#include "standin_gpu.h"
+#include "memory.h"
 
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
-#include <linux/udmabuf.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
-
-/* Bytes of what the cases export: as much as struct receiver takes. */
-#define LEN	(BUFFERS * buffer_size())
-/* Locations of steering rules. */
-#define RULE	7
-
-static int udmabuf(size_t len, char **mem)
-{
-	int memfd = memfd_create("udmabuf", MFD_CLOEXEC | MFD_ALLOW_SEALING), dev = open("/dev/udmabuf", O_RDWR | O_CLOEXEC), fd;
-	struct udmabuf_create create = { .memfd = memfd, .flags = UDMABUF_FLAGS_CLOEXEC, .size = len };
-
-	if (memfd < 0 || dev < 0 || ftruncate(memfd, len) || fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK))
-		abort();
-	fd = ioctl(dev, UDMABUF_CREATE, &create);
-	if (fd < 0)
-		abort();
-	*mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
-	close(dev);
-	close(memfd);
-	return fd;
-}
-
-static int gpu = -1;
-static char *bar;
-static uint64_t bar_len;
-
-static void gpu_open(void)
-{
-	if (gpu >= 0)
-		return;
-	gpu = open(STANDIN_GPU_PATH, O_RDWR | O_CLOEXEC);
-	if (gpu < 0 || ioctl(gpu, STANDIN_SIZE, &bar_len))
-		abort();
-	bar = mmap(NULL, bar_len, PROT_READ | PROT_WRITE, MAP_SHARED, gpu, 0);
-	if (bar == MAP_FAILED)
-		abort();
-}
-
-/* A dma-buf of the GPU's memory from @offset on, or -errno. */
-static int gpu_export(uint64_t offset, uint64_t len, unsigned int flags)
-{
-	struct standin_export export = { .offset = offset, .len = len, .flags = flags };
-
-	gpu_open();
-	return ioctl(gpu, STANDIN_EXPORT, &export) ? -errno : export.fd;
-}
-
-static int gpu_revoke(int fd)
-{
-	return ioctl(gpu, STANDIN_REVOKE, &fd) ? -errno : 0;
-}
-
-static struct standin_state gpu_state(int fd)
-{
-	struct standin_state state = { .fd = fd };
-
-	if (ioctl(gpu, STANDIN_STATE, &state))
-		abort();
-	return state;
-}
-
-static bool gpu_unused(int fd)
-{
-	struct standin_state state = gpu_state(fd);
-
-	return !state.mappings && !state.pins;
-}
 
 /* Adding. */
 
@@ -247,143 +179,6 @@ TEST(attach_what_was_taken_back)
 	close(buf);
 }
 
-/* Data. */
-
-FIXTURE(data)
-{
-	int queue;
-	int fd;
-	char *mem;
-	struct receiver r;
-};
-
-FIXTURE_VARIANT(data)
-{
-	bool gpu;
-};
-
-FIXTURE_VARIANT_ADD(data, udmabuf)
-{
-	.gpu = false,
-};
-
-FIXTURE_VARIANT_ADD(data, gpu)
-{
-	.gpu = true,
-};
-
-FIXTURE_SETUP(data)
-{
-	self->queue = nic_queues() - 1;
-	ASSERT_EQ(0, nic_prepare(self->queue));
-	if (variant->gpu) {
-		/* Not from the start of the memory. */
-		self->fd = gpu_export(LEN, LEN, 0);
-		self->mem = bar + LEN;
-	} else {
-		self->fd = udmabuf(LEN, &self->mem);
-	}
-	ASSERT_LE(0, self->fd);
-	ASSERT_EQ(0, receiver_open_on(&self->r, self->queue, RULE, self->mem, self->fd));
-}
-
-FIXTURE_TEARDOWN(data)
-{
-	receiver_close(&self->r);
-	close(self->fd);
-	nic_restore();
-	EXPECT_TRUE(nic_works());
-}
-
-/* Many times through all buffers. Our packets have timestamps as their only option: the rest of the header's room is payload. */
-TEST_F_TIMEOUT(data, receive, 120)
-{
-	struct netgpu_socket_stats stats;
-	size_t total = 4 << 20;
-
-	ASSERT_EQ(total, transfer(self->r.pair[0], self->r.pair[1], &self->r.fill, &self->r.rx, total));
-	ASSERT_EQ(0, ng_socket_stats(self->r.fd, self->r.socket_id, &stats));
-	EXPECT_EQ(total, stats.rx_zerocopy + stats.rx_copied);
-	EXPECT_LE(stats.rx_copied, total / 20);
-}
-
-/* Through a queue that is not ours: all of it has to be copied, also to where the GPU has it. */
-TEST_F(data, receive_by_copy)
-{
-	struct netgpu_socket_stats stats;
-	size_t total = 1 << 20;
-
-	ASSERT_EQ(0, sh("ethtool -N %s delete %d", nic_name(), RULE));
-	self->r.rule = 0;
-	ASSERT_EQ(total, transfer(self->r.pair[0], self->r.pair[1], &self->r.fill, &self->r.rx, total));
-	ASSERT_EQ(0, ng_socket_stats(self->r.fd, self->r.socket_id, &stats));
-	EXPECT_EQ(total, stats.rx_copied);
-}
-
-/* Sends @len bytes at @mem; false when an error comes first. */
-static bool send_all(int fd, const char *mem, size_t len)
-{
-	while (len) {
-		ssize_t n = send(fd, mem, len, MSG_ZEROCOPY | MSG_NOSIGNAL);
-
-		if (n <= 0)
-			return false;
-		mem += n;
-		len -= n;
-	}
-	return true;
-}
-
-static size_t receive_pattern(int fd, size_t len)
-{
-	static char chunk[1 << 16];
-	size_t got = 0;
-
-	while (got < len) {
-		ssize_t n = recv(fd, chunk, sizeof(chunk), 0), i;
-
-		if (n <= 0)
-			return got;
-		for (i = 0; i < n; i++)
-			if (chunk[i] != pattern(got + i))
-				return got + i;
-		got += n;
-	}
-	return got;
-}
-
-TEST_F(data, send)
-{
-	struct timeval patience = { .tv_sec = 10 };
-	struct netgpu_socket_stats stats;
-	int pair[2], area = ng_open(), fd = ng_open();
-	struct netgpu_attach_socket a;
-	/* As much as fits in the buffers of both ends. */
-	size_t len = 1 << 16, i;
-
-	/* A context that only sends. */
-	ASSERT_EQ(1, ng_add_dmabuf(area, self->mem, LEN, self->fd, 0));
-	ASSERT_EQ(0, ng_bind(fd, nic_index()));
-	ASSERT_EQ(0, ng_attach_region(fd, area, 1));
-	ASSERT_EQ(0, tcp_pair(AF_INET6, pair));
-	ASSERT_EQ(0, setsockopt(pair[1], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)));
-	ASSERT_EQ(0, ng_attach_socket(fd, pair[0], 0, 256, &a));
-	for (i = 0; i < len; i++)
-		((volatile char *)self->mem)[4097 + i] = pattern(i);
-	ASSERT_TRUE(send_all(pair[0], self->mem + 4097, len));
-	EXPECT_EQ(len, receive_pattern(pair[1], len));
-	EXPECT_TRUE(WAIT_FOR(!ng_socket_stats(fd, a.id, &stats) && !stats.tx_pending, 5000));
-	EXPECT_EQ(len, stats.tx_zerocopy);
-	EXPECT_EQ(0U, stats.tx_copied);
-	/* A byte outside. */
-	EXPECT_EQ(-1, send(pair[0], self->mem + LEN - 1, 2, MSG_ZEROCOPY | MSG_NOSIGNAL));
-	EXPECT_EQ(EFAULT, errno);
-	close(pair[0]);
-	close(pair[1]);
-	close(fd);
-	close(area);
-}
-
 /* Memory that the CPU cannot reach. */
 
 /* One byte fits next to the header, so it has to be copied; and there is nowhere to copy it to, until there is. */
@@ -545,6 +340,20 @@ TEST_F(revoke, undelivered)
 	EXPECT_EQ(ECONNABORTED, recv_error(self->r.pair[0]));
 	traffic_stop(&t);
 	close(area);
+}
+
+/* Sends @len bytes at @mem; false when an error comes first. */
+static bool send_all(int fd, const char *mem, size_t len)
+{
+	while (len) {
+		ssize_t n = send(fd, mem, len, MSG_ZEROCOPY | MSG_NOSIGNAL);
+
+		if (n <= 0)
+			return false;
+		mem += n;
+		len -= n;
+	}
+	return true;
 }
 
 /* Sends that the peer has not acknowledged fail with their connection; one from other memory goes on. */
@@ -752,62 +561,6 @@ TEST_F_TIMEOUT(forward, taken_back, 90)
 	close(buf);
 	nic_restore();
 	EXPECT_TRUE(nic_works());
-}
-
-FIXTURE(storm)
-{
-	int queue;
-};
-
-FIXTURE_SETUP(storm)
-{
-	self->queue = nic_queues() - 1;
-	ASSERT_EQ(0, nic_prepare(self->queue));
-}
-
-FIXTURE_TEARDOWN(storm)
-{
-	nic_restore();
-	EXPECT_TRUE(nic_works());
-}
-
-/* At any moment. NETGPU_TEST_REVOKES: how often. */
-TEST_F_TIMEOUT(storm, revoke, 900)
-{
-	int rounds = getenv("NETGPU_TEST_REVOKES") ? atoi(getenv("NETGPU_TEST_REVOKES")) : 30, n;
-
-	srand(1);
-	for (n = 0; n < rounds; n++) {
-		int buf = gpu_export(0, LEN, 0);
-		struct netgpu_rx_entry e;
-		struct receiver r;
-		struct traffic t;
-		long long end;
-		char byte;
-
-		ASSERT_EQ(0, receiver_open_on(&r, self->queue, RULE, bar, buf)) TH_LOG("round %d", n);
-		traffic_start(&t, r.pair[1]);
-		end = now_ms() + rand() % 50;
-		while (now_ms() < end) {
-			while (take(&r.rx, &e))
-				give(&r.fill, e.addr);
-			recv(r.pair[0], &byte, 1, MSG_DONTWAIT);
-		}
-		/* Some of them with the context on its way out. */
-		if (n % 3 == 1)
-			close(r.fd);
-		if (n % 3 == 2)
-			close(r.pair[0]);
-		ASSERT_EQ(0, gpu_revoke(buf)) TH_LOG("round %d", n);
-		ASSERT_TRUE(gpu_unused(buf)) TH_LOG("round %d", n);
-		traffic_stop(&t);
-		if (n % 3 == 1)
-			r.fd = -1;
-		if (n % 3 == 2)
-			r.pair[0] = -1;
-		receiver_close(&r);
-		close(buf);
-	}
 }
 
 TEST_HARNESS_MAIN

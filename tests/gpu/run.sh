@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# Memory that is not this machine's: dma-bufs of a stand-in GPU behind a PCI BAR (standin_gpu.c),
-# of udmabuf, and, where there is an IOMMU, of vfio-pci. The area gpu-iommu is this one on a machine with an IOMMU.
+# Memory that is not this machine's: of a stand-in GPU behind a PCI BAR, as dma-bufs (standin_gpu.c) and by NVIDIA's interface
+# (standin_nvidia.c); dma-bufs of udmabuf, and, where there is an IOMMU, of vfio-pci. The area gpu-iommu is this one on a machine with
+# an IOMMU.
 #
 # NETGPU_TEST_REVOKES: how often memory is taken back under traffic.
 cd "$(dirname "$0")" || exit 1
@@ -18,10 +19,19 @@ listening() {
 	[ -n "$(ss -Htln "sport = :$PORT")" ]
 }
 
-# The device, the BAR and the driver are there.
+# The device, the BAR and its drivers are there.
 stand_in() {
 	modprobe standin_gpu
+	modprobe standin_nvidia
 	[ -c /dev/standin_gpu ]
+	[ -c /dev/standin_nvidia ]
+}
+
+# They go again.
+stand_in_gone() {
+	until_true 10 rmmod netgpu_nvidia
+	rmmod standin_nvidia
+	until_true 10 rmmod standin_gpu
 }
 
 # The kernel's own devmem TCP, which knows nothing of us, puts a stream into the BAR by the NIC's DMA.
@@ -48,7 +58,7 @@ iommu_is_strict() {
 # The GPU's driver makes way for vfio-pci.
 vfio_binds() {
 	local gpu=/sys/bus/pci/devices/$NETGPU_TEST_GPU
-	until_true 10 rmmod standin_gpu
+	stand_in_gone
 	modprobe vfio-pci
 	echo vfio-pci >"$gpu/driver_override"
 	echo "$NETGPU_TEST_GPU" >/sys/bus/pci/drivers_probe
@@ -57,12 +67,12 @@ vfio_binds() {
 
 nothing_is_left() {
 	until_true 10 pinned_is "$pinned_at_first"
-	until_true 10 module_unload
 	if [ -n "$iommu" ]; then
 		rmmod vfio-pci
 	else
-		until_true 10 rmmod standin_gpu
+		stand_in_gone
 	fi
+	until_true 10 module_unload
 	nic_ping
 	check_log
 }
@@ -71,7 +81,7 @@ nothing_is_left() {
 NETGPU_TEST_GPU=$(basename "$(dirname "$(grep -lx 0x1110 /sys/bus/pci/devices/*/device | head -n 1)")")
 export NETGPU_TEST_GPU
 iommu=$(ls /sys/class/iommu 2>/dev/null)
-if [ -n "$iommu" ]; then plan 7; else plan 4; fi
+if [ -n "$iommu" ]; then plan 8; else plan 5; fi
 nic_up
 [ -z "$iommu" ] || run iommu_is_strict
 run stand_in
@@ -79,6 +89,7 @@ run nic_to_bar
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
 program dmabuf ./dmabuf
+program data ./data
 if [ -n "$iommu" ]; then
 	run vfio_binds
 	program vfio ./vfio

@@ -307,8 +307,13 @@ int loopback_pair(int fds[2])
 
 void map(struct view *v, int fd, uint64_t offset, uint64_t len, uint32_t entries)
 {
-	*v = (struct view){ .len = len, .entries = entries };
-	v->head = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
+	*v = (struct view){ .offset = offset, .len = len, .entries = entries };
+	map_again(v, fd);
+}
+
+void map_again(struct view *v, int fd)
+{
+	v->head = mmap(NULL, v->len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, v->offset);
 	if (v->head == MAP_FAILED) {
 		perror("mmap of a ring");
 		abort();

@@ -89,6 +89,7 @@ int loopback_pair(int fds[2]);
 /* A ring as its user sees it. */
 struct view {
 	struct netgpu_ring *head;
+	uint64_t offset;	/* for mmap(2) */
 	size_t len;
 	uint32_t entries;
 	uint32_t next;	/* our index */
@@ -96,6 +97,8 @@ struct view {
 
 /* Maps a ring of @entries, or aborts. */
 void map(struct view *v, int fd, uint64_t offset, uint64_t len, uint32_t entries);
+/* The same ring, in a process that got @fd and a copy of @v, and goes on where that is. */
+void map_again(struct view *v, int fd);
 uint32_t load(const uint32_t *word);
 void store(uint32_t *word, uint32_t value);
 /* Puts one address on the fill ring. False: no room. */
