@@ -17,7 +17,8 @@
 //! The reservation lock of a dma-buf is taken under rtnl, the lock for attaching and, when the device goes, the state lock. Its
 //! exporter may hold it and wait for [`Context::withdraw`] meanwhile, which therefore takes none of the first two, the last only
 //! where those who take both have let the exporter go on before, and that of a socket only when it has done so itself: tasks hold
-//! those while they touch user memory, and a fault may wait for the reservation lock.
+//! those while they touch user memory, and a fault may wait for the reservation lock. Who attaches takes it once, to map: what is not
+//! in the state yet nobody withdraws, and the exporter waits until it is given up.
 
 use crate::{
     area::Region,

@@ -218,18 +218,30 @@ struct Inner {
     /// The exporter ends it under the reservation lock.
     loan: Loan,
     fence: Fence,
-    /// What mapping and pinning the dma-buf gave, until that is undone. Guarded by the reservation lock.
+    /// What mapping and pinning the dma-buf gave, until that is undone. Written under the reservation lock.
     table: UnsafeCell<Option<NonNull<abi::sg_table>>>,
 }
 
 impl Inner {
     /// # Safety
     ///
-    /// The reservation lock is held for as long as the result is used.
-    #[expect(clippy::mut_from_ref, reason = "the lock makes it the only reference")]
-    unsafe fn table(&self) -> &mut Option<NonNull<abi::sg_table>> {
-        // SAFETY: By this function's requirements.
-        unsafe { &mut *self.table.get() }
+    /// The reservation lock is held, or else nobody maps or unmaps meanwhile.
+    unsafe fn table(&self) -> Option<NonNull<abi::sg_table>> {
+        // SAFETY: By this function's requirements nobody writes it.
+        unsafe { *self.table.get() }
+    }
+
+    /// Writes the above; returns what it was.
+    ///
+    /// # Safety
+    ///
+    /// The reservation lock is held.
+    unsafe fn set_table(
+        &self,
+        table: Option<NonNull<abi::sg_table>>,
+    ) -> Option<NonNull<abi::sg_table>> {
+        // SAFETY: By this function's requirements nobody else writes it, and who reads without the lock knows that we do not.
+        unsafe { self.table.get().replace(table) }
     }
 }
 
@@ -278,7 +290,7 @@ impl Import {
             // SAFETY: As above; pinned just now.
             .inspect_err(|_| unsafe { abi::dma_buf_unpin(attach) })?;
         // SAFETY: Locked.
-        *unsafe { self.inner.table() } = NonNull::new(table);
+        unsafe { self.inner.set_table(NonNull::new(table)) };
         let mut cpu = abi::iosys_map::default();
         // SAFETY: As above.
         if unsafe { abi::dma_buf_vmap(dmabuf.as_raw(), &mut cpu) } == 0 {
@@ -302,16 +314,18 @@ impl Import {
     }
 
     /// Calls `f` with the bus address of each of the `count` pages from `offset` on.
+    ///
+    /// Without the reservation lock: the exporter may hold it already, and wait until our owner, who finds that the loan has
+    /// ended, drops us.
     pub(super) fn pages(
-        &self,
+        &mut self,
         offset: usize,
         count: usize,
         mut f: impl FnMut(bindings::dma_addr_t) -> Result,
     ) -> Result {
-        let _lock = self.inner.dmabuf.lock();
-        // SAFETY: Locked.
+        // SAFETY: Nobody else has a reference to `self`, which is what maps and unmaps.
         let table = unsafe { self.inner.table() }.ok_or(ENODEV)?;
-        // SAFETY: It is a table, which the lock keeps as it is.
+        // SAFETY: It is a table, which the exporter keeps as it is until it is unmapped.
         let table = unsafe { SGTable::from_raw(table.as_ptr().cast()) };
         let (mut skip, mut left) = (offset, count);
         for segment in table.iter() {
@@ -358,7 +372,7 @@ impl Import {
         let dmabuf = &self.inner.dmabuf;
         let _lock = dmabuf.lock();
         // SAFETY: Locked.
-        let Some(table) = unsafe { self.inner.table() }.take() else {
+        let Some(table) = (unsafe { self.inner.set_table(None) }) else {
             return;
         };
         // SAFETY: By the type invariants and this function's requirements: nobody uses either.

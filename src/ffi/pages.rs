@@ -171,7 +171,7 @@ impl Mapped {
     }
 
     /// Calls `f` with the bus address of each page of `region`.
-    fn pages(&self, region: &Region, f: impl FnMut(bindings::dma_addr_t) -> Result) -> Result {
+    fn pages(&mut self, region: &Region, f: impl FnMut(bindings::dma_addr_t) -> Result) -> Result {
         match (self, &region.memory) {
             (Self::DmaBuf(import), Memory::DmaBuf(_, offset)) => {
                 import.pages(*offset, region.span.buffers() as usize, f)
