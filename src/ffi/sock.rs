@@ -143,6 +143,9 @@ impl Sock {
             if let Some(context) = &context {
                 context.stats().add(OfContext::Aborted, 1);
             }
+            // Threads that wait for room are to see that there is no connection, whoever takes the error.
+            // SAFETY: The socket is locked.
+            unsafe { (*sk).sk_disconnects = (*sk).sk_disconnects.wrapping_add(1) };
             // Takes what was received.
             // SAFETY: `base` is the socket's protocol.
             if let Some(disconnect) = unsafe { (*base).disconnect } {

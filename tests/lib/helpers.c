@@ -444,6 +444,9 @@ static int receiver_steps(struct receiver *r, int queue)
 	if (ret)
 		return ret;
 	r->socket_id = a.id;
+	r->rx_offset = a.rx_mmap_offset;
+	r->completion_offset = a.completion_mmap_offset;
+	r->completion_len = a.completion_mmap_len;
 	map(&r->rx, r->fd, a.rx_mmap_offset, a.rx_mmap_len, RING);
 	return 0;
 }

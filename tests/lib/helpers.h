@@ -133,6 +133,9 @@ struct receiver {
 	uint32_t socket_id;
 	struct view fill;
 	struct view rx;
+	uint64_t rx_offset;	/* where that is mapped from */
+	uint64_t completion_offset;	/* of the completion ring, which is not mapped */
+	uint64_t completion_len;
 	unsigned int rule;	/* location of the steering rule, or 0 */
 };
 

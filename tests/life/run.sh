@@ -1,0 +1,29 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
+#
+# What a program and its surroundings do to one another while data arrives: exec, namespaces, changes of the device, waiting. The
+# orders in which things are let go, and programs that are killed, are in ../teardown.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+
+nothing_is_left() {
+	until_true 10 pinned_is "$pinned_at_first"
+	until_true 10 module_unload
+	NETGPU_DEV=$(nic_devices | sed -n 1p)
+	nic_configure
+	kmemleak_check
+	check_log
+}
+
+plan 3
+nic_up
+modprobe netgpu || echo "# modprobe netgpu failed"
+pinned_at_first=$(pinned_pages)
+kmemleak_clear
+program life ./life -T driver_is_unbound
+program unbind ./life -t driver_is_unbound
+run nothing_is_left
+finish
