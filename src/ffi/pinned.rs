@@ -36,7 +36,7 @@ pub(crate) struct Pages {
     pages: KVVec<*mut bindings::page>,
     pinned: usize,
     /// Dropped last: what is pinned is charged.
-    _charge: Charge,
+    charge: Charge,
 }
 
 // SAFETY: The pages do not change once pinned and may be released by any process.
@@ -60,7 +60,7 @@ impl Pages {
         let mut this = Self {
             pages: KVVec::from_elem(core::ptr::null_mut(), count, GFP_KERNEL_ACCOUNT)?,
             pinned: 0,
-            _charge: charge,
+            charge,
         };
         while this.pinned < count {
             // SAFETY: There is room for `count - pinned` pointers at that place.
@@ -79,7 +79,27 @@ impl Pages {
             // INVARIANT: That many more were pinned.
             this.pinned += got as usize;
         }
+        // Before that nobody can know.
+        let beside = this.folio_pages().saturating_sub(count);
+        this.charge.grow(beside)?;
         Ok(this)
+    }
+
+    /// Pages of all folios that pinned pages are part of: they stay in memory as a whole. Each counts once, if its pages are side by
+    /// side in the span.
+    fn folio_pages(&self) -> usize {
+        let mut last = core::ptr::null_mut();
+        let mut sum = 0;
+        for &page in self.pages.iter().take(self.pinned) {
+            let mut pages = 0;
+            // SAFETY: By the type invariants the page is pinned, so its folio stays what it is.
+            let folio = unsafe { abi::netgpu_page_folio(page.cast(), &mut pages) };
+            if folio != last {
+                last = folio;
+                sum += pages;
+            }
+        }
+        sum
     }
 
     /// The pages, one for each buffer of the span.
@@ -158,33 +178,58 @@ impl Charge {
         Ok(Self { user, mm, pages })
     }
 
+    /// Charges as many pages more.
+    fn grow(&mut self, pages: usize) -> Result {
+        let pages = i64::try_from(pages)?;
+        if let Some(user) = self.user {
+            // SAFETY: By the type invariants we hold the user.
+            unsafe { lock(user, pages) }?;
+        }
+        pinned_vm(&self.mm).add(pages, Relaxed);
+        // INVARIANT: Charged just now.
+        self.pages += pages;
+        Ok(())
+    }
+
     /// Charges the current user, if the limit of the current process allows.
     fn charge_user(pages: i64) -> Result<NonNull<bindings::user_struct>> {
         let task = kernel::current!().as_ptr();
-        // SAFETY: The signal structure of the current task stays, and other threads change a limit as a whole.
-        let limit = unsafe {
-            (&raw const (*(*task).signal).rlim[bindings::RLIMIT_MEMLOCK as usize].rlim_cur)
-                .read_volatile()
-        };
-        let limit = i64::try_from(limit / PAGE_SIZE)?;
         // SAFETY: The current task's credentials change by its own doing only.
         let user = NonNull::new(unsafe { (*(*task).cred).user }).ok_or(EPERM)?;
-        // SAFETY: The credentials hold the user.
-        let locked = unsafe { locked_vm(user) };
-        let mut old = locked.load(Relaxed);
-        loop {
-            let new = old.checked_add(pages).ok_or(ENOMEM)?;
-            if new > limit {
-                return Err(ENOMEM);
-            }
-            match locked.cmpxchg(old, new, Relaxed) {
-                Ok(_) => break,
-                Err(now) => old = now,
-            }
-        }
         // SAFETY: The credentials hold the user, so the count is not zero.
-        unsafe { bindings::refcount_inc(&raw mut (*user.as_ptr()).__count) };
+        unsafe {
+            lock(user, pages)?;
+            bindings::refcount_inc(&raw mut (*user.as_ptr()).__count);
+        }
         Ok(user)
+    }
+}
+
+/// Counts `pages` more as locked by `user`, if the limit of the current process allows.
+///
+/// # Safety
+///
+/// `user` is a user that is held.
+unsafe fn lock(user: NonNull<bindings::user_struct>, pages: i64) -> Result {
+    let task = kernel::current!().as_ptr();
+    // SAFETY: The signal structure of the current task stays, and other threads change a limit as a whole.
+    let limit = unsafe {
+        (&raw const (*(*task).signal).rlim[bindings::RLIMIT_MEMLOCK as usize].rlim_cur)
+            .read_volatile()
+    };
+    let limit = i64::try_from(limit / PAGE_SIZE)?;
+    // SAFETY: By this function's requirements.
+    let locked = unsafe { locked_vm(user) };
+    let mut old = locked.load(Relaxed);
+    loop {
+        let new = old.checked_add(pages).ok_or(ENOMEM)?;
+        if new > limit {
+            return Err(ENOMEM);
+        }
+        match locked.cmpxchg(old, new, Relaxed) {
+            Ok(_) => return Ok(()),
+            Err(now) => old = now,
+        }
     }
 }
 

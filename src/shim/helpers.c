@@ -187,6 +187,14 @@ void netgpu_memcpy_toio(void *to, const void *from, size_t len)
 	memcpy_toio((__force void __iomem *)to, from, len);
 }
 
+struct page *netgpu_page_folio(struct page *page, unsigned long *pages)
+{
+	struct folio *folio = page_folio(page);
+
+	*pages = folio_nr_pages(folio);
+	return folio_page(folio, 0);
+}
+
 void *netgpu_counters_alloc(u32 count)
 {
 	return (__force void *)__alloc_percpu_gfp(count * sizeof(u64), sizeof(u64), GFP_KERNEL_ACCOUNT);

@@ -159,7 +159,9 @@ struct netgpu_info {
  *
  * NETGPU_REGION_HOST: the pages are pinned and charged to RLIMIT_MEMLOCK until
  * the area and everything that it is attached to are gone; unmapping the span
- * does not release them.
+ * does not release them. A huge page of which a part is in the region stays in
+ * memory as a whole, and is charged as a whole, once. Those with CAP_IPC_LOCK are
+ * not limited.
  *
  * NETGPU_REGION_DMABUF: the span is the addresses under which user space knows
  * the bytes, in rx entries, fill entries and iovecs. Nothing need be mapped
