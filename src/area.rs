@@ -11,6 +11,7 @@ use crate::{
         gpu::GpuPages,
         pinned::Pages, //
     },
+    nospec,
     span::Span, //
 };
 use kernel::{
@@ -126,7 +127,8 @@ impl Area {
     /// The region with number `index`.
     pub(crate) fn get(&self, index: u32) -> Result<Arc<Region>> {
         let at = (index as usize).checked_sub(1).ok_or(ENOENT)?;
-        self.regions.lock().get(at).cloned().ok_or(ENOENT)
+        let regions = self.regions.lock();
+        nospec::get(&regions, at).cloned().ok_or(ENOENT)
     }
 }
 

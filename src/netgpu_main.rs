@@ -15,6 +15,7 @@ mod debugfs;
 mod device;
 mod ffi;
 mod ioctl;
+mod nospec;
 mod queue;
 mod ring;
 mod rx;

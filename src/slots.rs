@@ -2,6 +2,7 @@
 
 //! Numbered places for objects. A number is reserved before its object exists and shows it when that is complete.
 
+use crate::nospec;
 use kernel::prelude::*;
 
 enum Slot<T> {
@@ -47,7 +48,7 @@ impl<T> Slots<T> {
 
     /// Empties a place; returns what was there.
     pub(crate) fn take(&mut self, id: u32) -> Option<T> {
-        match core::mem::replace(self.0.get_mut(id as usize)?, Slot::Empty) {
+        match core::mem::replace(nospec::get_mut(&mut self.0, id as usize)?, Slot::Empty) {
             Slot::Used(object) => Some(object),
             _ => None,
         }
@@ -55,7 +56,7 @@ impl<T> Slots<T> {
 
     /// The object with number `id`.
     pub(crate) fn get(&self, id: u32) -> Option<&T> {
-        match self.0.get(id as usize)? {
+        match nospec::get(&self.0, id as usize)? {
             Slot::Used(object) => Some(object),
             _ => None,
         }

@@ -2,9 +2,12 @@
 
 //! Spans of user addresses, and lookups among them.
 
-use crate::ffi::uapi::{
-    BUFFER_SHIFT,
-    BUFFER_SIZE, //
+use crate::{
+    ffi::uapi::{
+        BUFFER_SHIFT,
+        BUFFER_SIZE, //
+    },
+    nospec, //
 };
 use kernel::prelude::*;
 
@@ -70,15 +73,8 @@ impl Span {
         if index >= count {
             return None;
         }
-        Some((index & nospec_mask(index, count)) as u32)
+        Some(nospec::index(index, count) as u32)
     }
-}
-
-/// All ones if `index < size`, else 0, computed without a branch. As `array_index_mask_nospec()`.
-fn nospec_mask(index: usize, size: usize) -> usize {
-    let index = core::hint::black_box(index);
-    let outside = index | (size - 1).wrapping_sub(index);
-    !(((outside as isize) >> (usize::BITS - 1)) as usize)
 }
 
 /// Spans that do not overlap, in order, each with what belongs to it.
@@ -208,21 +204,5 @@ mod tests {
         assert!(map.values().eq(['a', 'c'].iter()));
         assert_eq!(map.find(0x8000), None);
         Ok(())
-    }
-
-    #[test]
-    fn the_mask_tells_inside_from_outside() {
-        for (index, size, inside) in [
-            (0, 1, true),
-            (1, 1, false),
-            (6, 7, true),
-            (7, 7, false),
-            (usize::MAX, 7, false),
-        ] {
-            assert_eq!(
-                nospec_mask(index, size),
-                if inside { usize::MAX } else { 0 }
-            );
-        }
     }
 }
