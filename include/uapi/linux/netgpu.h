@@ -15,6 +15,11 @@
  * output. An unknown command answers -ENOTTY, a command that the file's role
  * does not know -EBADFD, a pointer that cannot be read or written -EFAULT.
  * A command that fails changes nothing.
+ *
+ * Whoever can open the device may use it within RLIMIT_MEMLOCK and with sockets
+ * and network devices that are the caller's to use anyway; only taking a receive
+ * queue asks for more, see struct netgpu_open_queue. What is asked for are the
+ * rights of the process that calls, not of the one that has opened the file.
  */
 #ifndef _UAPI_LINUX_NETGPU_H
 #define _UAPI_LINUX_NETGPU_H

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* What is queued for one device and would leave by another does not leave at all, until the way is right again. Needs the ports. */
+#include "helpers.h"
+#include "kselftest_harness.h"
+
+#include <linux/bpf.h>
+#include <net/if.h>
+#include <sys/syscall.h>
+
+#define OTHER	"other0"
+
+/* The packets and bytes that another device, which takes everything, has sent. */
+static long long other_sent(const char *what)
+{
+	char path[128];
+	long long n = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/class/net/" OTHER "/statistics/%s", what);
+	f = fopen(path, "r");
+	if (!f || fscanf(f, "%lld", &n) != 1)
+		n = -1;
+	if (f)
+		fclose(f);
+	return n;
+}
+
+FIXTURE(routes)
+{
+	int area;
+	int fd;
+	int pair[2];
+	char *mem;
+	size_t len;
+	struct netgpu_attach_socket a;
+};
+
+FIXTURE_SETUP(routes)
+{
+	size_t i;
+
+	ASSERT_EQ(0, sh("ip link add " OTHER " type dummy && echo 1 >/proc/sys/net/ipv6/conf/" OTHER "/disable_ipv6 && ip link set " OTHER " up"));
+	self->len = 1 << 18;
+	self->mem = memory(self->len);
+	for (i = 0; i < self->len; i++)
+		self->mem[i] = pattern(i);
+	self->area = ng_open();
+	self->fd = ng_open();
+	ASSERT_EQ(1, ng_add_region(self->area, self->mem, self->len));
+	ASSERT_EQ(0, ng_bind(self->fd, nic_index()));
+	ASSERT_EQ(0, ng_attach_region(self->fd, self->area, 1));
+	ASSERT_EQ(0, tcp_pair(AF_INET, self->pair));
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, RING, &self->a));
+}
+
+FIXTURE_TEARDOWN(routes)
+{
+	close(self->pair[0]);
+	close(self->pair[1]);
+	close(self->fd);
+	close(self->area);
+	sh("ip link del " OTHER);
+	EXPECT_TRUE(nic_works());
+}
+
+static bool arrives(int fd, size_t total)
+{
+	static char data[1 << 16];
+	size_t got = 0, i;
+	long long end = now_ms() + 20000;
+
+	while (got < total && now_ms() < end) {
+		ssize_t n = recv(fd, data, sizeof(data), MSG_DONTWAIT);
+
+		if (n <= 0) {
+			usleep(1000);
+			continue;
+		}
+		for (i = 0; i < (size_t)n; i++)
+			if (data[i] != pattern(got + i))
+				return false;
+		got += n;
+	}
+	return got == total;
+}
+
+/* Queued while the cable is out, so that all of it waits in TCP; then the socket is bound to the other device, and back. */
+TEST_F_TIMEOUT(routes, socket_is_bound_elsewhere, 60)
+{
+	const size_t part = 60000;
+
+	ASSERT_EQ(0, sh("ip netns exec peer ip link set $NETGPU_PEER_DEV down"));
+	ASSERT_EQ((ssize_t)part, send(self->pair[0], self->mem, part, MSG_ZEROCOPY | MSG_DONTWAIT));
+	ASSERT_EQ(0, sh("ip route add $NETGPU_PEER_ADDR4/32 dev " OTHER));
+	ASSERT_EQ(0, sh("ip neighbour add $NETGPU_PEER_ADDR4 lladdr 02:00:00:00:00:01 dev " OTHER));
+	ASSERT_EQ(0, setsockopt(self->pair[0], SOL_SOCKET, SO_BINDTODEVICE, OTHER, sizeof(OTHER)));
+	/* Retransmissions go there now. */
+	usleep(1500000);
+	EXPECT_EQ(0, other_sent("tx_packets")) TH_LOG("%lld bytes", other_sent("tx_bytes"));
+	/* And new ones are refused, whenever TCP has a route. */
+	EXPECT_TRUE(WAIT_FOR(send(self->pair[0], self->mem, part, MSG_ZEROCOPY | MSG_DONTWAIT) < 0 && errno == ENODEV, 5000));
+	EXPECT_EQ(0, other_sent("tx_packets"));
+	ASSERT_EQ(0, sh("ip route del $NETGPU_PEER_ADDR4/32 dev " OTHER));
+	ASSERT_EQ(0, setsockopt(self->pair[0], SOL_SOCKET, SO_BINDTODEVICE, nic_name(), strlen(nic_name())));
+	ASSERT_EQ(0, sh("ip netns exec peer ip link set $NETGPU_PEER_DEV up"));
+	sh("ip netns exec peer ip -6 address replace $NETGPU_PEER_ADDR6/64 dev $NETGPU_PEER_DEV nodad");
+	ASSERT_TRUE(nic_works());
+	EXPECT_TRUE(arrives(self->pair[1], part));
+}
+
+/* A link that holds a program which sends what leaves by device @from over device @to. */
+static int redirect(unsigned int from, unsigned int to)
+{
+	struct bpf_insn insns[] = {
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_1, .imm = to },
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_2, .imm = 0 },
+		{ .code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect },
+		{ .code = BPF_JMP | BPF_EXIT },
+	};
+	union bpf_attr load = {
+		.prog_type = BPF_PROG_TYPE_SCHED_CLS,
+		.insns = (uintptr_t)insns,
+		.insn_cnt = ARRAY_LEN(insns),
+		.license = (uintptr_t)"GPL",
+	};
+	union bpf_attr create = { .link_create = { .attach_type = BPF_TCX_EGRESS, .target_ifindex = from } };
+	int prog = syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load)), link;
+
+	if (prog < 0)
+		return -errno;
+	create.link_create.prog_fd = prog;
+	link = syscall(SYS_bpf, BPF_LINK_CREATE, &create, sizeof(create));
+	link = link < 0 ? -errno : link;
+	close(prog);
+	return link;
+}
+
+/* The packets are sent to the other device behind TCP's back. */
+TEST_F_TIMEOUT(routes, packets_are_redirected, 60)
+{
+	const size_t part = 60000;
+	long long before;
+	int link;
+
+	link = redirect(nic_index(), if_nametoindex(OTHER));
+	ASSERT_LE(0, link) TH_LOG("%s", strerror(-link));
+	before = other_sent("tx_bytes");
+	ASSERT_EQ((ssize_t)part, send(self->pair[0], self->mem, part, MSG_ZEROCOPY | MSG_DONTWAIT));
+	usleep(1000000);
+	EXPECT_GT(before + 3000, other_sent("tx_bytes"));
+	close(link);
+	EXPECT_TRUE(arrives(self->pair[1], part));
+}
+
+TEST_HARNESS_MAIN
