@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One end of a measured TCP stream: moves it along one path, and prints what the CPU that it runs on had to do for it.
+//! One end of a measured TCP stream: moves it along one path, and prints what the CPU that it runs on had to do for it. And how
+//! long memory takes to be registered.
 
 mod measure;
 mod receive;
+mod register;
 mod report;
 mod send;
 
@@ -24,6 +26,8 @@ enum Command {
     Recv(Recv),
     /// Connects and sends.
     Send(Send),
+    /// Registers memory and lets it go.
+    Register(Register),
     /// Reads what runs have printed from stdin; prints a table, and writes the rows as JSON.
     Report {
         /// Where to write the rows.
@@ -75,10 +79,25 @@ struct Send {
     mtu: u32,
 }
 
+/// Arguments for registering.
+#[derive(Args)]
+struct Register {
+    /// What memory.
+    #[arg(value_enum)]
+    memory: register::Memory,
+    /// How much.
+    #[arg(long, default_value_t = 128)]
+    mib: usize,
+    /// The NIC's port that it is registered for.
+    #[arg(long)]
+    dev: String,
+}
+
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Recv(arguments) => receive::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
+        Command::Register(arguments) => register::run(&arguments),
         Command::Report { json } => report::run(&json),
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 struct Row {
     path: String,
     direction: String,
-    memory: &'static str,
+    memory: String,
     mtu: u32,
     metric: String,
     median: f64,
@@ -43,12 +43,12 @@ pub(crate) fn run(json: &Path) -> Result<()> {
         .map(|((direction, mtu, metric, path), values)| row(path, direction, mtu, metric, values))
         .collect();
     println!(
-        "dir  mtu  {:<24} {:<9} {:>12} {:>12} {:>12} runs",
+        "dir  mtu   {:<24} {:<10} {:>12} {:>12} {:>12} runs",
         "metric", "path", "median", "min", "max"
     );
     for row in &rows {
         println!(
-            "{}  {:>5} {:<24} {:<9} {:>12.3} {:>12.3} {:>12.3} {:>4}",
+            "{:<3} {:>5} {:<24} {:<10} {:>12.3} {:>12.3} {:>12.3} {:>4}",
             row.direction, row.mtu, row.metric, row.path, row.median, row.min, row.max, row.runs
         );
     }
@@ -62,10 +62,11 @@ pub(crate) fn run(json: &Path) -> Result<()> {
 fn row(path: String, direction: String, mtu: u32, metric: String, mut values: Vec<f64>) -> Row {
     values.sort_by(f64::total_cmp);
     let runs = values.len();
+    let memory = if direction == "reg" { &path } else { "host" }.to_owned();
     Row {
         path,
         direction,
-        memory: "host",
+        memory,
         mtu,
         metric,
         median: f64::midpoint(values[(runs - 1) / 2], values[runs / 2]),
