@@ -54,6 +54,11 @@ TEST_F(add, larger_than_the_bar)
 {
 	EXPECT_EQ(NULL, nvidia_alloc(self->gpu, 1UL << 30));
 	EXPECT_EQ(-EFAULT, ng_add_cuda(self->area, self->mem, 1UL << 30));
+	/* All of it is there, but other devices can be shown less. */
+	set(PARAMETER("shown"), "131072");
+	EXPECT_EQ(-ENOMEM, ng_add_cuda(self->area, self->mem, 4 * PAGE));
+	EXPECT_EQ(1, ng_add_cuda(self->area, self->mem, 2 * PAGE));
+	set(PARAMETER("shown"), "18446744073709551615");
 }
 
 /* Those of a driver that has changed. */

@@ -90,6 +90,22 @@ too_much() {
 	grep -q "out of memory" "$work/error" || fail "$(cat "$work/error")"
 }
 
+# show BYTES: that much of the GPU's memory other devices can be shown.
+show() {
+	echo "$1" >/sys/module/standin_gpu/parameters/shown
+	echo "$1" >/sys/module/standin_nvidia/parameters/shown
+}
+
+# larger_than_the_bar WAY: there is the memory, but the GPU's BAR is smaller. It is told so, and what to do.
+larger_than_the_bar() {
+	way "$1"
+	show 4194304
+	defer show 18446744073709551615
+	! netgpu recv --dev "$NETGPU_DEV" --listen 5003 --memory cuda:8M 2>"$work/error" || fail "it receives"
+	note "$(cat "$work/error")"
+	grep -q "GPU.*memory .*BAR 1, which has no room for so much.*nvidia-smi" "$work/error" || fail "that does not tell"
+}
+
 # Without CUDA, and without the way to the memory, the command says what is missing.
 missing() {
 	! LD_LIBRARY_PATH='' netgpu recv --dev "$NETGPU_DEV" --listen 5003 --memory cuda 2>"$work/error" || fail "it receives without CUDA"
@@ -104,7 +120,7 @@ nothing_is_left() {
 	check_log
 }
 
-plan 13
+plan 15
 nic_up
 ethtool -L "$NETGPU_DEV" combined 2
 modprobe netgpu || echo "# modprobe netgpu failed"
@@ -117,6 +133,8 @@ for with in dmabuf p2p; do
 	run send $with
 done
 run too_much
+run larger_than_the_bar dmabuf
+run larger_than_the_bar p2p
 run missing
 run unload_order
 run nothing_is_left

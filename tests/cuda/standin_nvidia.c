@@ -23,6 +23,10 @@ static bool persistent = true;
 module_param(persistent, bool, 0644);
 MODULE_PARM_DESC(persistent, "whether memory can be pinned for good");
 
+static unsigned long shown = ULONG_MAX;
+module_param(shown, ulong, 0644);
+MODULE_PARM_DESC(shown, "bytes of the memory that other devices can be shown");
+
 static unsigned int table_version = NVIDIA_P2P_PAGE_TABLE_VERSION;
 module_param(table_version, uint, 0644);
 
@@ -135,6 +139,8 @@ static int standin_get(u64 addr, u64 len, struct nvidia_p2p_page_table **out, vo
 			goto found;
 	return -EINVAL;
 found:
+	if (len > shown)
+		return -ENOMEM;
 	t = kzalloc_obj(*t, GFP_KERNEL);
 	if (!t)
 		return -ENOMEM;

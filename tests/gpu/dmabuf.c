@@ -93,6 +93,21 @@ TEST_F(add, larger_than_the_bar)
 	EXPECT_EQ(-ERANGE, ng_add_dmabuf(self->area, self->mem, bar_len + self->unit, self->fd, 0));
 }
 
+/* All of it is exported, but other devices can be shown less. */
+TEST_F(add, larger_than_is_shown)
+{
+	int fd = ng_open();
+
+	ASSERT_EQ(1, ng_add_dmabuf(self->area, self->mem, 16 * self->unit, self->fd, 0));
+	ASSERT_EQ(0, ng_bind(fd, nic_index()));
+	set("/sys/module/standin_gpu/parameters/shown", "32768");
+	EXPECT_EQ(-ENOMEM, ng_attach_region(fd, self->area, 1));
+	EXPECT_TRUE(gpu_unused(self->fd));
+	set("/sys/module/standin_gpu/parameters/shown", "18446744073709551615");
+	EXPECT_EQ(0, ng_attach_region(fd, self->area, 1));
+	close(fd);
+}
+
 /* It is nobody's locked memory. */
 TEST_F(add, not_charged)
 {

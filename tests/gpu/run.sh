@@ -51,6 +51,12 @@ nic_to_bar() {
 	[ "$copied" -le $((bytes / 20)) ] || fail "$copied of $bytes bytes were copied"
 }
 
+# The library's way to regions of dma-bufs.
+library_adds_dma_buf() {
+	netgpu-bench register udmabuf --mib 4 --dev "$NETGPU_DEV" >"$ktap_tmp/registered"
+	[ "$(grep -c '^row udmabuf' "$ktap_tmp/registered")" = 3 ] || fail "$(cat "$ktap_tmp/registered")"
+}
+
 iommu_is_strict() {
 	[ "$(cat "/sys/class/net/$NETGPU_DEV/device/iommu_group/type")" = DMA ]
 }
@@ -81,7 +87,7 @@ nothing_is_left() {
 NETGPU_TEST_GPU=$(basename "$(dirname "$(grep -lx 0x1110 /sys/bus/pci/devices/*/device | head -n 1)")")
 export NETGPU_TEST_GPU
 iommu=$(ls /sys/class/iommu 2>/dev/null)
-if [ -n "$iommu" ]; then plan 8; else plan 5; fi
+if [ -n "$iommu" ]; then plan 9; else plan 6; fi
 nic_up
 [ -z "$iommu" ] || run iommu_is_strict
 run stand_in
@@ -90,6 +96,7 @@ modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
 program dmabuf ./dmabuf
 program data ./data
+run library_adds_dma_buf
 if [ -n "$iommu" ]; then
 	run vfio_binds
 	program vfio ./vfio

@@ -20,6 +20,10 @@
 #define SEGMENT		SZ_64K
 #define REVOKE_TIMEOUT	(30 * HZ)
 
+static unsigned long shown = ULONG_MAX;
+module_param(shown, ulong, 0644);
+MODULE_PARM_DESC(shown, "bytes of the memory that other devices can be shown");
+
 /* The one GPU of the machine, and the window for its copies. */
 static struct pci_dev *gpu, *copies;
 
@@ -92,6 +96,8 @@ static struct sg_table *standin_map(struct dma_buf_attachment *attach, enum dma_
 
 	if (buffer->revoked)
 		return ERR_PTR(-ENODEV);
+	if (buffer->len > shown)
+		return ERR_PTR(-ENOMEM);
 	sgt = kzalloc_obj(*sgt, GFP_KERNEL);
 	if (!sgt)
 		return ERR_PTR(-ENOMEM);

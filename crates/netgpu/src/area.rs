@@ -108,9 +108,12 @@ impl MemoryArea {
         argument.addr = memory.start() as u64;
         argument.len = memory.len() as u64;
         let added = self.shared.device.add_region(&mut argument);
-        added.map_err(|error| {
-            Error::refused(Command::AddRegion, format!("{} bytes", memory.len()), error)
-        })?;
+        let command = if memory.is_gpu() {
+            Command::AddGpuRegion
+        } else {
+            Command::AddRegion
+        };
+        added.map_err(|error| Error::refused(command, format!("{} bytes", memory.len()), error))?;
 
         let buffers = memory.len() / self.shared.buffer_size;
         let shared = RegionShared {

@@ -72,12 +72,15 @@ impl Context {
             .regions
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        let command = if region.memory().is_gpu() {
+            Command::AttachGpuRegion
+        } else {
+            Command::AttachRegion
+        };
         self.shared
             .device
             .attach_region(argument)
-            .map_err(|error| {
-                Error::refused(Command::AttachRegion, self.shared.interface.as_str(), error)
-            })?;
+            .map_err(|error| Error::refused(command, self.shared.interface.as_str(), error))?;
         regions.push(region.clone());
         Ok(())
     }

@@ -141,10 +141,14 @@ pub enum Command {
     Info,
     /// Pin memory.
     AddRegion,
+    /// Pin memory of a GPU.
+    AddGpuRegion,
     /// Make a context for a network device.
     Bind,
     /// Attach a region to a context.
     AttachRegion,
+    /// Attach a region of a GPU's memory to a context.
+    AttachGpuRegion,
     /// Take a receive queue.
     OpenQueue,
     /// Attach a TCP socket.
@@ -160,8 +164,10 @@ impl fmt::Display for Command {
         f.write_str(match self {
             Self::Info => "cannot ask for the version of",
             Self::AddRegion => "cannot pin",
+            Self::AddGpuRegion => "cannot register GPU memory of",
             Self::Bind => "cannot make a context for",
             Self::AttachRegion => "cannot attach the memory to",
+            Self::AttachGpuRegion => "cannot attach the GPU's memory to",
             Self::OpenQueue => "cannot take",
             Self::AttachSocket => "cannot attach the TCP socket to",
             Self::MapRing => "cannot map",
@@ -191,6 +197,14 @@ fn meaning(command: Command, errno: Errno) -> Option<&'static str> {
         (C::Info, Errno::NOTTY) => {
             "the device is not netgpu's; is another module loaded under its name?"
         }
+
+        (C::AddGpuRegion | C::AttachGpuRegion, Errno::NOMEM | Errno::NOSPC) => {
+            "other devices see a GPU's memory through its BAR 1, which has no room for so much, or the machine has no memory \
+             left; `nvidia-smi -q -d MEMORY` shows how large it is and how much is in use. Register less, or turn on \
+             Resizable BAR in the firmware"
+        }
+        (C::AddGpuRegion, errno) => return meaning(C::AddRegion, errno),
+        (C::AttachGpuRegion, errno) => return meaning(C::AttachRegion, errno),
 
         (C::AddRegion, Errno::NOMEM) => {
             "RLIMIT_MEMLOCK does not allow so much pinned memory, or there is not as much; \
@@ -326,6 +340,22 @@ mod tests {
             "cannot take queue 3 of eth0: queue is leased"
         );
         assert!(refused(Some("tcp-data-split is disabled"), Errno::INVAL).contains("ethtool -G"));
+    }
+
+    #[test]
+    fn memory_that_a_gpu_does_not_show_is_told_from_memory_that_may_not_be_pinned() {
+        let refused =
+            |command| Error::refused(command, "8388608 bytes", Errno::NOMEM.into()).to_string();
+        for command in [Command::AddGpuRegion, Command::AttachGpuRegion] {
+            let text = refused(command);
+            assert!(
+                text.contains("BAR 1") && text.contains("nvidia-smi"),
+                "{text}"
+            );
+        }
+        assert!(refused(Command::AddRegion).contains("ulimit -l"));
+        let text = Error::refused(Command::AddGpuRegion, "1 byte", Errno::NXIO.into()).to_string();
+        assert!(text.contains("open flavour"), "{text}");
     }
 
     #[test]

@@ -230,6 +230,15 @@ impl Memory {
         }
     }
 
+    /// Whether it is memory of a GPU, as far as we know.
+    pub(crate) fn is_gpu(&self) -> bool {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => true,
+            _ => false,
+        }
+    }
+
     /// The memory, if the CPU reaches it.
     pub(crate) fn host(&self) -> Option<&HostMemory> {
         match self {

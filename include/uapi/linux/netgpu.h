@@ -185,7 +185,7 @@ struct netgpu_info {
  * overflows, or @dmabuf_fd is no dma-buf; -EFAULT the span is not mapped, not
  * writable, or no memory of a GPU; -EEXIST it overlaps a region of this area; -EOPNOTSUPP unknown
  * @type, or memory that cannot be pinned for long (files on a disk); -ENOMEM
- * RLIMIT_MEMLOCK or memory is exhausted; -ENOSPC too many regions; -EBADF
+ * RLIMIT_MEMLOCK or memory is exhausted, or the GPU's BAR; -ENOSPC too many regions; -EBADF
  * @dmabuf_fd is not open; -EACCES it is open for reading only; -ERANGE the
  * region reaches past the end of the dma-buf; -ENXIO no driver gives memory of
  * GPUs to other devices, for which the kernel's log has the reason; -EBADFD the
