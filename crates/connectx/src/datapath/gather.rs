@@ -82,9 +82,6 @@ impl<'a, 'm> Cursor<'a, 'm> {
             else {
                 break;
             };
-            if let Some(next) = to.pieces.get(1) {
-                next.prefetch();
-            }
             let (copied, piece) = copy_and_sum(source, target);
             sum = sum.add(piece.at(done));
             self.step(copied);

@@ -251,7 +251,7 @@ pub fn receive<'p>(
             return Outcome::Done;
         }
     };
-    if let Some(place) = batch.places.first() {
+    for place in &batch.places {
         place.prefetch();
     }
     let info = RxInfo {

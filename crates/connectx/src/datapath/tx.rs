@@ -98,6 +98,8 @@ pub fn run<'p>(
         let left = producer.wrapping_sub(state.consumer);
         let (control, readable) = read_entry(port, sq, state.consumer, left, &mut entry);
         let bytes = &entry[..usize::from(control.segments) * SEGMENT];
+        let next = state.consumer.wrapping_add(control.blocks());
+        sq.ring.prefetch(&port.bus.memory, u32::from(next));
         let result = match readable {
             _ if state.state == QueueState::Error => Err(Stop::Failed(Syndrome::Flush)),
             Err(syndrome) => Err(Stop::Failed(syndrome)),

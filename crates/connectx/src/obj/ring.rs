@@ -60,6 +60,11 @@ impl Ring {
             .map_or(0, |page| page + (offset % PAGE) as u64)
     }
 
+    /// Says that the entry of `counter` is soon read.
+    pub fn prefetch(&self, memory: &GuestMemory, counter: u32) {
+        memory.prefetch(self.address(counter));
+    }
+
     /// Reads as many bytes as `to` has, from the entry of `counter` on.
     pub fn read(&self, memory: &GuestMemory, mut counter: u32, to: &mut [u8]) -> Result<(), Fault> {
         for part in to.chunks_mut(self.stride()) {

@@ -227,6 +227,8 @@ impl Rq {
         places: &mut Vec<Slice<'p>>,
     ) -> Result<bool, String> {
         let entry = self.ring.address(u32::from(state.consumer));
+        let next = state.consumer.wrapping_add(1);
+        self.ring.prefetch(&port.bus.memory, u32::from(next));
         for segment in (0..self.ring.stride()).step_by(SEGMENT) {
             let at = entry.wrapping_add(segment as u64);
             let segment: [u8; SEGMENT] = port
