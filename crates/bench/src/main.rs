@@ -2,6 +2,7 @@
 //! One end of a measured TCP stream: moves it along one path, and prints what the CPU that it runs on had to do for it. And how
 //! long memory takes to be registered.
 
+mod many;
 mod measure;
 mod receive;
 mod register;
@@ -28,6 +29,8 @@ enum Command {
     Send(Send),
     /// Registers memory and lets it go.
     Register(Register),
+    /// Connects many times, and sends on each connection in turn.
+    SendMany(SendMany),
     /// Reads what runs have printed from stdin; prints a table, and writes the rows as JSON.
     Report {
         /// Where to write the rows.
@@ -55,6 +58,22 @@ struct Recv {
     /// MTU of the link, which is only printed.
     #[arg(long, default_value_t = 1500)]
     mtu: u32,
+    /// Receive on so many connections at a time, from send-many.
+    #[arg(long, default_value_t = 0)]
+    sockets: usize,
+}
+
+/// Arguments of a sender on many connections.
+#[derive(Args)]
+struct SendMany {
+    /// Where to connect to.
+    address: SocketAddr,
+    /// Bytes to send, on all of them together.
+    #[arg(long)]
+    bytes: u64,
+    /// How many connections.
+    #[arg(long)]
+    sockets: usize,
 }
 
 /// Arguments of a sender.
@@ -95,9 +114,11 @@ struct Register {
 
 fn main() -> Result<()> {
     match Cli::parse().command {
+        Command::Recv(arguments) if arguments.sockets > 0 => many::recv(&arguments),
         Command::Recv(arguments) => receive::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Register(arguments) => register::run(&arguments),
+        Command::SendMany(arguments) => many::send(&arguments),
         Command::Report { json } => report::run(&json),
     }
 }

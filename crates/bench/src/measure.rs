@@ -50,6 +50,21 @@ impl Measurement {
         }
     }
 
+    /// The end, of many streams: prints what each packet of `payload` bytes cost.
+    pub(crate) fn finish_packets(mut self, path: &str, mtu: u32, payload: u32) {
+        let (Some(mailbox), Some((_, before))) = (&mut self.mailbox, self.start) else {
+            return;
+        };
+        if let Some(counts) = mailbox.stop() {
+            let packets = (self.bytes - before) as f64 / f64::from(payload);
+            let print = |metric: &str, count: u64| {
+                println!("row {path} rx {mtu} {metric} {}", count as f64 / packets);
+            };
+            print("kernel-instructions/packet", counts.kernel);
+            print("user-instructions/packet", counts.user);
+        }
+    }
+
     /// The end: prints a line for each metric, "path direction mtu metric value".
     pub(crate) fn finish(mut self, path: &str, direction: &str, mtu: u32) {
         let (Some(mailbox), Some((began, before))) = (&mut self.mailbox, self.start) else {

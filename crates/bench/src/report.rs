@@ -43,12 +43,12 @@ pub(crate) fn run(json: &Path) -> Result<()> {
         .map(|((direction, mtu, metric, path), values)| row(path, direction, mtu, metric, values))
         .collect();
     println!(
-        "dir  mtu   {:<24} {:<10} {:>12} {:>12} {:>12} runs",
+        "dir  mtu   {:<26} {:<11} {:>12} {:>12} {:>12} runs",
         "metric", "path", "median", "min", "max"
     );
     for row in &rows {
         println!(
-            "{:<3} {:>5} {:<24} {:<10} {:>12.3} {:>12.3} {:>12.3} {:>4}",
+            "{}  {:>5} {:<26} {:<11} {:>12.3} {:>12.3} {:>12.3} {:>4}",
             row.direction, row.mtu, row.metric, row.path, row.median, row.min, row.max, row.runs
         );
     }

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Many connections at a time: what a packet costs should not depend on how many there are.
+
+use std::io::Write;
+use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context as _, Result, bail};
+use netgpu::{
+    Backing, Context, HostMemory, IPV4_HEADER_BYTES, MemoryArea, QueueConfig, Received, Socket,
+    SocketConfig,
+};
+use rustix::event::epoll;
+use rustix::process::{Resource, Rlimit};
+
+use crate::measure::Measurement;
+use crate::receive::Path;
+use crate::{Recv, SendMany};
+
+/// Bytes that each connection gets in turn.
+const TURN: usize = 16 << 10;
+/// Bytes of registered memory: enough for the turns of a thousand sockets, of which no more than half are with us.
+const MEMORY: usize = 256 << 20;
+const RX_ENTRIES: u32 = 64;
+
+/// Payload of a full packet at `mtu`, of a connection whose TCP options fill the header.
+fn payload(mtu: u32) -> u32 {
+    mtu - 20 - 60
+}
+
+fn many_files() -> Result<()> {
+    let limit = Rlimit {
+        current: Some(8192),
+        maximum: Some(8192),
+    };
+    rustix::process::setrlimit(Resource::Nofile, limit).context("cannot have many files")
+}
+
+/// Connects so many times, and sends in turn.
+pub(crate) fn send(arguments: &SendMany) -> Result<()> {
+    many_files()?;
+    let mut streams = Vec::new();
+    for _ in 0..arguments.sockets {
+        streams.push(TcpStream::connect(arguments.address).context("cannot connect")?);
+    }
+    let turn = vec![1; TURN];
+    for n in 0..arguments.bytes / TURN as u64 {
+        streams[n as usize % arguments.sockets].write_all(&turn)?;
+    }
+    Ok(())
+}
+
+/// One end of a connection.
+enum End {
+    Plain(TcpStream),
+    Attached(Socket),
+}
+
+impl End {
+    fn stream(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Attached(socket) => socket.stream(),
+        }
+    }
+
+    /// Takes what is there. Returns how much, and whether the stream has ended.
+    fn take(&mut self) -> Result<(u64, bool)> {
+        match self {
+            Self::Plain(stream) => {
+                let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+                // SAFETY: With MSG_TRUNC TCP drops the bytes and writes none.
+                let count =
+                    unsafe { libc::recv(stream.as_raw_fd(), std::ptr::null_mut(), MEMORY, flags) };
+                match u64::try_from(count) {
+                    Ok(count) => Ok((count, count == 0)),
+                    Err(_) => bail!(std::io::Error::last_os_error()),
+                }
+            }
+            Self::Attached(socket) => {
+                let mut count = 0;
+                loop {
+                    match socket.try_recv()? {
+                        Received::Piece(piece) => count += piece.len() as u64,
+                        Received::Nothing => return Ok((count, false)),
+                        Received::End => return Ok((count, true)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Accepts as many connections as asked for, and receives on all of them.
+pub(crate) fn recv(arguments: &Recv) -> Result<()> {
+    many_files()?;
+    let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
+    let (name, attached) = match arguments.path {
+        Path::Trunc => ("trunc", None),
+        Path::Netgpu => {
+            let region = MemoryArea::new()?.add(HostMemory::new(MEMORY, Backing::Anonymous)?)?;
+            let context = Context::open(&arguments.dev)?;
+            context.attach(&region)?;
+            let queue = context.open_queue(QueueConfig {
+                queue: arguments.queue,
+                fill_entries: (MEMORY / rustix::param::page_size()) as u32,
+                header_bytes: IPV4_HEADER_BYTES,
+            })?;
+            queue.donate(region.take(MEMORY).context("the region is in use")?)?;
+            ("netgpu", Some((context, queue)))
+        }
+        Path::Read => bail!("many sockets are for trunc and netgpu"),
+    };
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let mut ends = Vec::new();
+    for n in 0..arguments.sockets {
+        let stream = listener.accept().context("cannot accept")?.0;
+        let end = match &attached {
+            None => End::Plain(stream),
+            Some((context, queue)) => {
+                let config = SocketConfig {
+                    receive: Some(queue),
+                    rx_entries: RX_ENTRIES,
+                    ..SocketConfig::default()
+                };
+                End::Attached(context.attach_socket(stream, config)?)
+            }
+        };
+        let data = epoll::EventData::new_u64(n as u64);
+        epoll::add(&epoll, end.stream(), data, epoll::EventFlags::IN)?;
+        ends.push(Some(end));
+    }
+    let mut measurement = Measurement::new(arguments.peer);
+    let mut open = ends.len();
+    let mut events = [MaybeUninit::uninit(); 64];
+    while open > 0 {
+        let (ready, _) = epoll::wait(&epoll, &mut events, None)?;
+        for event in ready {
+            let place = &mut ends[event.data.u64() as usize];
+            let Some(end) = place else { continue };
+            let (count, ended) = end.take()?;
+            measurement.add(count);
+            if ended {
+                *place = None;
+                open -= 1;
+            }
+        }
+    }
+    let sockets = arguments.sockets;
+    measurement.finish_packets(
+        &format!("{name}-{sockets}"),
+        arguments.mtu,
+        payload(arguments.mtu),
+    );
+    Ok(())
+}
