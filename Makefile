@@ -33,6 +33,10 @@ demo:
 test:
 	@scripts/test $(if $(filter debug,$(KERNEL)),--debug) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
+.PHONY: soak
+soak:
+	@scripts/soak $(if $(filter debug,$(KERNEL)),--debug) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: help
 help:
 	@echo 'make                    the kernel modules netgpu.ko and netgpu_nvidia.ko, for the kernel in KDIR (default: the one of make kernel)'
@@ -46,7 +50,8 @@ help:
 	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
 	@echo 'make test-cuda          GPU memory, on a real NVIDIA GPU with its driver; needs cargo, and not our kernel'
-	@echo 'make bench              netgpu beside read, write and MSG_ZEROCOPY: instructions per MiB, speed; ARGS=--accesses, --nic, --help'
+	@echo 'make soak MINUTES=n     streams in both directions, with faults of the cable, ends and changes as SEED=n has it; KERNEL=debug'
+	@echo 'make bench              netgpu beside read, write and MSG_ZEROCOPY: instructions per MiB, speed; ARGS=--accesses, --sockets, --nic, --help'
 	@echo 'make check              only formatting, lints and style'
 	@echo
 	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin'

@@ -9,13 +9,6 @@ cd "$(dirname "$0")" || exit 1
 . ../lib/check.sh
 . ../lib/transfer.sh
 
-# Whatever a case did to cable and ports.
-well() {
-	connectx '{"do":"impair"}'
-	connectx '{"do":"link","up":true}'
-	connectx '{"do":"starve","port":0,"on":false}'
-}
-
 # fate NAME: how many frames of both directions had it.
 fate() {
 	connectx '{"do":"fates"}'
@@ -60,7 +53,7 @@ impaired() {
 	local what="$1" fields="$2" before after
 	nic_mtu 1500
 	before=$(fate "$what")
-	defer well
+	defer nic_well
 	connectx '{"do":"seed","value":1}'
 	impair null "$fields"
 	stream_in 8388608 true
@@ -74,7 +67,7 @@ impaired() {
 slow_cable() {
 	local seconds
 	nic_mtu 9000
-	defer well
+	defer nic_well
 	impair null '"rate-mbit":200'
 	stream_in 8388608 true
 	# From connecting to the end of everything, as the sender sees it.
@@ -90,7 +83,7 @@ slow_cable() {
 link_flaps() {
 	local before
 	nic_mtu 9000
-	defer well
+	defer nic_well
 	before=$(cat "/sys/class/net/$NETGPU_DEV/carrier_changes")
 	stream_in 67108864 connectx '{"do":"flap","milliseconds":300}'
 	stream_out 33554432 connectx '{"do":"flap","milliseconds":300}'
@@ -106,7 +99,7 @@ starve() {
 receiver_starves() {
 	local before
 	nic_mtu 9000
-	defer well
+	defer nic_well
 	before=$(lost_packets)
 	stream_in 67108864 starve
 	[ "$(lost_packets)" -gt "$before" ] || fail "rx_out_of_buffer has not counted it"

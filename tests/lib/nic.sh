@@ -152,3 +152,20 @@ impair() {
 	shift
 	connectx "{\"do\":\"impair\",\"from\":$from,\"impairment\":{$*}}"
 }
+
+# Undoes whatever was done to cable and ports by `connectx`.
+nic_well() {
+	connectx '{"do":"impair"}'
+	connectx '{"do":"link","up":true}'
+	connectx '{"do":"starve","port":0,"on":false}'
+}
+
+# Back to what nic_up left: a killed program could not put anything back.
+nic_reset() {
+	local rule
+	ethtool -n "$NETGPU_DEV" 2>/dev/null | sed -n 's/^Filter: //p' | while read -r rule; do
+		ethtool -N "$NETGPU_DEV" delete "$rule"
+	done
+	ethtool -X "$NETGPU_DEV" default
+	ethtool -G "$NETGPU_DEV" tcp-data-split auto 2>/dev/null || ethtool -G "$NETGPU_DEV" tcp-data-split off
+}

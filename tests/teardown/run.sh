@@ -14,16 +14,6 @@ cd "$(dirname "$0")" || exit 1
 kills=${NETGPU_TEST_KILLS:-50}
 export NETGPU_TEST_ORDERS="${NETGPU_TEST_ORDERS:-72}"
 
-# Back to what nic_up left: a killed program could not put anything back.
-nic_reset() {
-	local rule
-	ethtool -n "$NETGPU_DEV" 2>/dev/null | sed -n 's/^Filter: //p' | while read -r rule; do
-		ethtool -N "$NETGPU_DEV" delete "$rule"
-	done
-	ethtool -X "$NETGPU_DEV" default
-	ethtool -G "$NETGPU_DEV" tcp-data-split auto 2>/dev/null || ethtool -G "$NETGPU_DEV" tcp-data-split off
-}
-
 rx_bytes() {
 	cat "/sys/class/net/$NETGPU_DEV/statistics/rx_bytes"
 }
