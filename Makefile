@@ -46,7 +46,7 @@ help:
 	@echo 'make demo               a file through zero-copy TCP, both ways, shown'
 	@echo '                        GPU=1: with memory of a stand-in for a GPU, and with what CPUs do to it counted'
 	@echo 'make test               every test; ARGS="rx tx" runs only these (see scripts/test --help)'
-	@echo '                        JOBS=2: two areas at a time'
+	@echo '                        JOBS=1: one area at a time (otherwise two)'
 	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
 	@echo 'make test-cuda          GPU memory, on a real NVIDIA GPU with its driver; needs cargo, and not our kernel'
