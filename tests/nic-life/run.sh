@@ -226,10 +226,20 @@ thermometer() {
 	check_log
 }
 
+# In microseconds.
+fastest_ping() {
+	in_peer ping -q -c 30 -i 0.02 "$NETGPU_ADDR4" | awk -F '[ /]' '/^rtt/ { print int($7 * 1000) }'
+}
+
 coalescing() {
 	ethtool -C "$NETGPU_DEV" adaptive-rx off adaptive-tx off rx-usecs 16 rx-frames 32 tx-usecs 8 tx-frames 16
 	tells 'rx-usecs:.*16' ethtool -c "$NETGPU_DEV"
 	nic_ping
+	# A request that comes alone is not told of before its time is over.
+	ethtool -C "$NETGPU_DEV" cqe-mode-rx on rx-usecs 4000
+	[ "$(fastest_ping)" -ge 4000 ] || fail "a ping took $(fastest_ping) us"
+	ethtool -C "$NETGPU_DEV" rx-usecs 0
+	[ "$(fastest_ping)" -lt 4000 ] || fail "the fastest ping took $(fastest_ping) us"
 	ethtool -C "$NETGPU_DEV" adaptive-rx on adaptive-tx on
 	tells 'Adaptive RX: on +TX: on' ethtool -c "$NETGPU_DEV"
 	nic_ping

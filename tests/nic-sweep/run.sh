@@ -55,7 +55,8 @@ queues() {
 	takes ethtool -Q "$D" queue_mask 0x1 --show-coalesce
 	takes ethtool -Q "$D" queue_mask 0x1 --coalesce rx-usecs 20
 	refuses 'Numerical result out of range\|maximum' ethtool -C "$D" rx-usecs 5000
-	refuses 'not supported' ethtool -C "$D" cqe-mode-rx on
+	takes ethtool -C "$D" cqe-mode-rx off cqe-mode-tx on
+	takes ethtool -C "$D" cqe-mode-rx on cqe-mode-tx off
 	takes ethtool -C "$D" adaptive-rx on
 	refuses 'I/O error\|not supported' sh -c "echo 100 >/sys/class/net/$D/queues/tx-0/tx_maxrate"
 }
@@ -98,9 +99,13 @@ hashing() {
 
 private_flags() {
 	local flag
-	takes ethtool --set-priv-flags "$D" rx_no_csum_complete on
-	takes ethtool --set-priv-flags "$D" rx_no_csum_complete off
-	for flag in rx_cqe_moder tx_cqe_moder rx_cqe_compress rx_striding_rq xdp_tx_mpwqe skb_tx_mpwqe tx_port_ts; do
+	for flag in rx_no_csum_complete tx_cqe_moder; do
+		takes ethtool --set-priv-flags "$D" $flag on
+		takes ethtool --set-priv-flags "$D" $flag off
+	done
+	takes ethtool --set-priv-flags "$D" rx_cqe_moder off
+	takes ethtool --set-priv-flags "$D" rx_cqe_moder on
+	for flag in rx_cqe_compress rx_striding_rq xdp_tx_mpwqe skb_tx_mpwqe tx_port_ts; do
 		refuses 'not supported' ethtool --set-priv-flags "$D" $flag on
 		takes ethtool --set-priv-flags "$D" $flag off
 	done

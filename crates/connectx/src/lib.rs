@@ -29,8 +29,7 @@
 //! odd-sized chunks, which needs the other kinds, is refused.
 //!
 //! # What it does not do
-//! It has no physics: no speed but the host's, no loss, no FCS, unless they are asked for ([`fault`]). Interrupt moderation
-//! is accepted and has no effect. A frame whose receiver has no buffer waits, as on a link with pause
+//! It has no physics: no speed but the host's, no loss, no FCS, unless they are asked for ([`fault`]). A frame whose receiver has no buffer waits, as on a link with pause
 //! frames, but not for ever: when the time is over (`--pause-ms`) the queue counts as starved,
 //! and what comes for it is dropped and counted (`out_of_buffer`) until it has buffers again. While it
 //! waits it holds up its own send queue only.

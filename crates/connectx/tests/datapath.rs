@@ -352,6 +352,34 @@ fn without_a_link_nothing_arrives_and_the_queue_goes_on() {
     rx.wait();
 }
 
+/// The engine has nothing else to do when their time is over.
+#[test]
+fn moderated_completions_are_told_of_in_the_end() {
+    const MICROSECONDS: u32 = 3000;
+    let setup = Setup::new(PAUSE);
+    let Ends {
+        a, sq, b, rx, rq, ..
+    } = Ends::new(&setup, 6, 1);
+    let modify = Message::new(0x403, 0x110)
+        .bits(0x08, 23, 0, rx.cqn)
+        .u32(0x0c, 0b1_0011)
+        .bits(0x10, 16, 15, 1)
+        .bits(0x20, 27, 16, MICROSECONDS);
+    b.accept(modify);
+    let (from, to) = (setup.alloc(64), setup.alloc(2048));
+    setup.write(from, &headers(10));
+    for told in 1..4 {
+        rq.post(&[(2048, to)]);
+        rx.arm(&b);
+        let start = Instant::now();
+        sq.send(a.key, 0, from, 64);
+        rx.wait();
+        eventually("an event", || (b.told() == told).then_some(()));
+        assert!(start.elapsed() >= Duration::from_micros(MICROSECONDS.into()));
+    }
+    assert_eq!(b.told(), 3);
+}
+
 /// After a destroy command the driver frees the memory at once.
 #[test]
 fn a_destroyed_queue_is_not_touched_again() {

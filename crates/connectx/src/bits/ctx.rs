@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Object contexts of the create and modify commands (`mlx5_ifc.h`, `struct mlx5_ifc_*c_bits`).
 
+use std::time::Duration;
+
 use super::Fields;
 use super::op::{Refusal, Status};
 use super::striding::{self, StridingContext};
@@ -34,6 +36,42 @@ impl EqContext {
     }
 }
 
+/// When the timer of an event queue entry about completions starts (`MLX5_CQ_PERIOD_MODE_*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeriodMode {
+    /// With the entry before.
+    #[default]
+    FromEvent,
+    /// With the last completion.
+    FromCompletion,
+}
+
+/// How long completions may wait until the driver is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moderation {
+    /// Longest wait; none at all if zero.
+    pub period: Duration,
+    /// That many do not wait; any number may, if zero.
+    pub count: u32,
+    /// Since when they wait.
+    pub mode: PeriodMode,
+}
+
+impl Moderation {
+    /// Reads the moderation of a `cqc`.
+    pub fn decode(fields: Fields<'_>) -> Result<Self, Refusal> {
+        Ok(Self {
+            period: Duration::from_micros(fields.bits(0x10, 27, 16).into()),
+            count: fields.bits(0x10, 15, 0),
+            mode: match fields.bits(0, 16, 15) {
+                0 => PeriodMode::FromEvent,
+                1 => PeriodMode::FromCompletion,
+                _ => return Err(Refusal::param("completion queue: no such period mode")),
+            },
+        })
+    }
+}
+
 /// Completion queue context (`cqc`).
 #[derive(Clone, Copy, Debug)]
 pub struct CqContext {
@@ -43,6 +81,8 @@ pub struct CqContext {
     pub eqn: u32,
     /// Address of the doorbell record.
     pub doorbell: u64,
+    /// When the driver is told.
+    pub moderation: Moderation,
 }
 
 impl CqContext {
@@ -62,6 +102,7 @@ impl CqContext {
             log_size: fields.bits(0x0c, 28, 24),
             eqn: fields.u32(0x14),
             doorbell: fields.u64(0x38),
+            moderation: Moderation::decode(fields)?,
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::Mutex;
 
 use super::{Input, Output, Result};
-use crate::bits::ctx::{CqContext, EqContext, QueueState, RqContext, SqContext};
+use crate::bits::ctx::{CqContext, EqContext, Moderation, QueueState, RqContext, SqContext};
 use crate::bits::event::{ENTRY, Eqe, EventType};
 use crate::bits::op::{Refusal, Status};
 use crate::obj::cq::Cq;
@@ -57,15 +57,17 @@ pub fn create_cq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> 
         log_size,
         eqn,
         doorbell,
+        moderation,
     } = CqContext::decode(input.0.from(0x10))?;
     if port.hca.eqs.get(eqn).is_none() {
         return Err(Refusal::resource("completion queue: no such event queue"));
     }
     let ring = Ring::new(input.0, PAGES_AT, log_size, LOG_ENTRY)?;
-    let cqn = port
-        .hca
-        .cqs
-        .insert_with(|number| Cq::new(number, eqn, doorbell, ring))?;
+    let cqn = port.hca.cqs.insert_with(|number| {
+        let mut cq = Cq::new(number, eqn, doorbell, ring);
+        cq.moderation = moderation;
+        cq
+    })?;
     output.set_number(cqn);
     Ok(())
 }
@@ -82,19 +84,31 @@ pub fn destroy_cq(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Resu
         .ok_or(Refusal::resource("no such completion queue"))
 }
 
-/// Moderation may be set, and makes no difference: events are sent once a batch in any case.
 pub fn modify_cq(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
     const PERIOD: u32 = 1 << 0;
     const COUNT: u32 = 1 << 1;
     const PERIOD_MODE: u32 = 1 << 4;
-    if input.0.u32(0x0c) & !(PERIOD | COUNT | PERIOD_MODE) != 0 {
+    let select = input.0.u32(0x0c);
+    if select & !(PERIOD | COUNT | PERIOD_MODE) != 0 {
         return Err(Refusal::param(
             "completion queue: only moderation can be changed",
         ));
     }
-    let cq = port.hca.cqs.get(input.number());
-    cq.map(drop)
-        .ok_or(Refusal::resource("no such completion queue"))
+    let new = Moderation::decode(input.0.from(0x10))?;
+    let cq = port.hca.cqs.get_mut(input.number());
+    let moderation = &mut cq
+        .ok_or(Refusal::resource("no such completion queue"))?
+        .moderation;
+    if select & PERIOD != 0 {
+        moderation.period = new.period;
+    }
+    if select & COUNT != 0 {
+        moderation.count = new.count;
+    }
+    if select & PERIOD_MODE != 0 {
+        moderation.mode = new.mode;
+    }
+    Ok(())
 }
 
 pub fn create_sq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> Result {

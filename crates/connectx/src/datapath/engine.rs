@@ -152,9 +152,15 @@ pub struct Batch<'p> {
 }
 
 impl Batch<'_> {
-    /// Ends the batch of port `me`.
-    fn finish(self, ports: &[Port; 2], me: usize) {
-        self.completions.write();
+    /// Ends the batch of port `me`. `later` gets the completion queues that have to be looked at.
+    fn finish(self, ports: &[Port; 2], me: usize, later: &mut Vec<Later>) {
+        self.completions.write(|due, port, cq| {
+            later.push(Later {
+                due,
+                port: usize::from(std::ptr::eq(port, &ports[1])),
+                cqn: cq.number,
+            });
+        });
         let (here, there) = (&ports[me], &ports[peer(me)]);
         here.counters.sent.add(&self.sent);
         here.counters.looped.add(&self.looped);
@@ -163,6 +169,13 @@ impl Batch<'_> {
         there.physical.counters.received.add(&self.arrived);
         there.counters.received.add(&self.arrived.traffic);
     }
+}
+
+/// A completion queue whose driver is to be told later.
+struct Later {
+    due: Instant,
+    port: usize,
+    cqn: u32,
 }
 
 /// Remembers where the last packet went, and keeps the receive queue locked: the next one most often goes there too.
@@ -223,6 +236,8 @@ pub struct Engine<'c> {
     patience: Patience,
     /// When the next frame arrives that is on the wire.
     arrival: Option<Instant>,
+    /// Queues with moderated completions.
+    later: Vec<Later>,
 }
 
 impl<'c> Engine<'c> {
@@ -235,7 +250,14 @@ impl<'c> Engine<'c> {
             blocked: Vec::new(),
             patience: Patience::default(),
             arrival: None,
+            later: Vec::new(),
         }
+    }
+
+    /// When there is something to do even if no bell rings.
+    fn next(&self) -> Option<Instant> {
+        let later = self.later.iter().map(|later| later.due);
+        later.chain(self.arrival).min()
     }
 
     /// Waits for work. Returns whether the engine is to go on.
@@ -246,8 +268,8 @@ impl<'c> Engine<'c> {
             true
         } else if !self.blocked.is_empty() {
             bell.wait(&mut self.ready, Some(RETRY))
-        } else if let Some(arrival) = self.arrival {
-            let left = arrival.saturating_duration_since(Instant::now());
+        } else if let Some(next) = self.next() {
+            let left = next.saturating_duration_since(Instant::now());
             bell.wait(&mut self.ready, Some(left))
         } else {
             self.patience.wait(bell, &mut self.ready)
@@ -257,7 +279,7 @@ impl<'c> Engine<'c> {
     /// One batch, if there is work. Returns whether there was.
     pub fn poll(&mut self) -> bool {
         self.cable.bells[self.me].collect(&mut self.ready);
-        let work = !(self.ready.is_empty() && self.blocked.is_empty() && self.arrival.is_none());
+        let work = !(self.ready.is_empty() && self.blocked.is_empty() && self.next().is_none());
         if work {
             self.serve();
         }
@@ -269,6 +291,14 @@ impl<'c> Engine<'c> {
         let (cable, me) = (self.cable, self.me);
         self.ready.extend(self.blocked.drain(..));
         let ports = &*cable.ports.read();
+        self.later.retain_mut(|later| {
+            // A queue that is gone by now has nobody to tell.
+            let cqs = &ports[later.port].hca.cqs;
+            let again = cqs
+                .get(later.cqn)
+                .and_then(|cq| cq.look(&ports[later.port]));
+            again.inspect(|&due| later.due = due).is_some()
+        });
         let mut wire = cable.wire(me);
         let mut batch = Batch::default();
         let mut budget = BATCH;
@@ -307,7 +337,7 @@ impl<'c> Engine<'c> {
             cable.release(me, &wire);
             arrival
         });
-        batch.finish(ports, me);
+        batch.finish(ports, me, &mut self.later);
     }
 }
 

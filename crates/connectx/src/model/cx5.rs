@@ -81,6 +81,8 @@ const GENERAL: &[Capability] = &[
     (0x44, 30, 30, 1),
     (0x44, 29, 29, 1),
     (0x44, 28, 28, 1),
+    // cq_period_start_from_cqe
+    (0x44, 20, 20, 1),
     // log_pg_sz
     (0x48, 7, 0, 12),
     // log_bf_reg_size

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Completion queues.
+//!
+//! A driver that waits for completions is told of them by an event. If the queue is moderated, some completions may wait for others;
+//! then who wrote them has to look again when their time is over ([`Cq::look`]).
+
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tracing::error;
@@ -7,6 +12,7 @@ use tracing::error;
 use super::eq::COUNTER;
 use super::port::Port;
 use super::ring::Ring;
+use crate::bits::ctx::{Moderation, PeriodMode};
 use crate::bits::event::{Cqe, Eqe, EventType};
 
 /// A completion queue.
@@ -17,6 +23,8 @@ pub struct Cq {
     eqn: u32,
     doorbell: u64,
     ring: Ring,
+    /// How long completions may wait.
+    pub moderation: Moderation,
     state: Mutex<State>,
 }
 
@@ -26,62 +34,118 @@ struct State {
     /// As far as the device knows: the record in memory is read when the queue looks full.
     consumer: u32,
     armed: bool,
+    /// When the driver is to be told of what it waits for, if not before.
+    due: Option<Instant>,
+    /// Somebody will look then, or earlier.
+    looked_after: bool,
+    /// When the driver was told last, if the queue is moderated.
+    told: Option<Instant>,
     /// Overrun: nothing is written any more.
     dead: bool,
 }
 
+impl State {
+    /// Completions that the driver has not seen, as far as the device knows.
+    fn unseen(&self) -> u32 {
+        self.producer.wrapping_sub(self.consumer) & COUNTER
+    }
+}
+
 impl Cq {
-    /// An empty, unarmed queue.
+    /// An empty, unarmed queue that is not moderated.
     pub fn new(number: u32, eqn: u32, doorbell: u64, ring: Ring) -> Self {
         Self {
             number,
             eqn,
             doorbell,
             ring,
+            moderation: Moderation::default(),
             state: Mutex::default(),
         }
     }
 
-    /// Writes completions, and tells the driver about them if it waits for some.
-    pub fn complete(&self, port: &Port, entries: &mut [Cqe]) {
+    /// Writes completions, and tells the driver about them if it waits for some. Returns when the caller has to look again.
+    #[must_use]
+    pub fn complete(&self, port: &Port, entries: &mut [Cqe]) -> Option<Instant> {
         let mut state = self.state.lock();
         for entry in entries {
             if state.dead || self.full(port, &mut state) {
-                return;
+                return None;
             }
             entry.0[0x3f] |= self.ring.owner(state.producer);
             let address = self.ring.address(state.producer);
             if let Err(fault) = port.bus.memory.publish(address, &entry.0) {
                 error!(cqn = self.number, %fault, "completion queue cannot be written");
                 self.kill(port, &mut state);
-                return;
+                return None;
             }
             state.producer = state.producer.wrapping_add(1);
         }
-        if state.armed {
-            state.armed = false;
-            self.event(port);
+        if !state.armed {
+            return None;
         }
+        let due = self.due(&state);
+        if due.is_none() {
+            self.event(port, &mut state);
+        }
+        state.due = due;
+        // Only ever later than what is looked for already, but for a period that was made shorter meanwhile.
+        due.filter(|_| !std::mem::replace(&mut state.looked_after, true))
+    }
+
+    /// When the driver is to be told of completions that came now; at once if it is `None`.
+    fn due(&self, state: &State) -> Option<Instant> {
+        let Moderation {
+            period,
+            count,
+            mode,
+        } = self.moderation;
+        if period.is_zero() || (count != 0 && state.unseen() >= count) {
+            return None;
+        }
+        let now = Instant::now();
+        let due = match mode {
+            PeriodMode::FromEvent => state.told? + period,
+            PeriodMode::FromCompletion => now + period,
+        };
+        (due > now).then_some(due)
+    }
+
+    /// Tells the driver of completions whose time is over. Returns when to look again.
+    #[must_use]
+    pub fn look(&self, port: &Port) -> Option<Instant> {
+        let mut state = self.state.lock();
+        if let Some(due) = state.due {
+            if due > Instant::now() {
+                return Some(due);
+            }
+            self.event(port, &mut state);
+        }
+        state.looked_after = false;
+        None
     }
 
     /// The driver has consumed completions up to `consumer` and waits for more.
     ///
     /// That it may want only those that the sender marked makes no difference:
-    /// Ethernet has no such marks, and an early event is allowed.
+    /// Ethernet has no such marks, and an early event is allowed. So completions that are there already wait for no others.
     pub fn arm(&self, port: &Port, consumer: u32) {
         let mut state = self.state.lock();
         state.consumer = consumer;
         if state.dead {
             return;
         }
-        let backlog = state.producer.wrapping_sub(consumer) & COUNTER != 0;
-        state.armed = !backlog;
-        if backlog {
-            self.event(port);
+        state.armed = true;
+        state.due = None;
+        if state.unseen() != 0 {
+            self.event(port, &mut state);
         }
     }
 
-    fn event(&self, port: &Port) {
+    fn event(&self, port: &Port, state: &mut State) {
+        state.armed = false;
+        state.due = None;
+        state.told = (!self.moderation.period.is_zero()).then(Instant::now);
         match port.hca.eqs.get(self.eqn) {
             Some(eq) => eq.post(&port.bus, Eqe::completion(self.number)),
             None => error!(cqn = self.number, eqn = self.eqn, "event queue is gone"),
@@ -91,15 +155,14 @@ impl Cq {
     /// Whether there is no room, after a look at how far the driver is. If so the queue dies, as on
     /// hardware: a completion is lost, and the driver must know.
     fn full(&self, port: &Port, state: &mut State) -> bool {
-        let used = |state: &State| state.producer.wrapping_sub(state.consumer) & COUNTER;
-        if used(state) < self.ring.size() {
+        if state.unseen() < self.ring.size() {
             return false;
         }
         match port.bus.memory.load(self.doorbell) {
             Ok(consumer) => state.consumer = consumer & COUNTER,
             Err(fault) => error!(cqn = self.number, %fault, "doorbell record cannot be read"),
         }
-        if used(state) < self.ring.size() {
+        if state.unseen() < self.ring.size() {
             return false;
         }
         error!(cqn = self.number, "completion queue overrun");
@@ -129,16 +192,20 @@ impl<'p> Completions<'p> {
         }
     }
 
-    /// Writes them.
-    pub fn write(self) {
+    /// Writes them. `look_again` is told of queues that have to be looked at, and when.
+    pub fn write(self, mut look_again: impl FnMut(Instant, &Port, &Cq)) {
         for (port, cq, mut entries) in self.queues {
-            cq.complete(port, &mut entries);
+            if let Some(due) = cq.complete(port, &mut entries) {
+                look_again(due, port, cq);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::bits::Fields;
     use crate::obj::eq::Eq;
@@ -158,8 +225,13 @@ mod tests {
             .insert_with(|n| Eq::new(n, mask, 0, ring))
             .unwrap();
         let list = 0x2000u64.to_be_bytes();
-        let cq = Cq::new(7, eqn, RECORD, Ring::new(Fields(&list), 0, 2, 6).unwrap());
+        let ring = Ring::new(Fields(&list), 0, 2, 6).unwrap();
+        let cq = Cq::new(7, eqn, RECORD, ring);
         (port, cq)
+    }
+
+    fn complete(port: &Port, cq: &Cq, counter: u16) -> Option<Instant> {
+        cq.complete(port, &mut [Cqe::sent(1, counter)])
     }
 
     /// The type and the queue number of event `slot`.
@@ -174,7 +246,7 @@ mod tests {
     #[test]
     fn one_event_for_each_time_the_queue_is_armed() {
         let (port, cq) = setup();
-        cq.complete(&port, &mut [Cqe::sent(1, 0)]);
+        assert_eq!(complete(&port, &cq, 0), None);
         assert_eq!(event(&port, 0).1, 0, "nobody waits");
         cq.arm(&port, 0);
         assert_eq!(event(&port, 0), (0, 7), "armed with a completion waiting");
@@ -183,16 +255,67 @@ mod tests {
         batch.push(&port, &cq, Cqe::sent(1, 1));
         batch.push(&port, &cq, Cqe::sent(1, 2));
         assert_eq!(event(&port, 1).1, 0, "not before the batch ends");
-        batch.write();
-        cq.complete(&port, &mut [Cqe::sent(1, 3)]);
+        batch.write(|_, _, _| panic!("nothing waits"));
+        assert_eq!(complete(&port, &cq, 3), None);
         assert_eq!(event(&port, 1), (0, 7));
         assert_eq!(event(&port, 2).1, 0);
     }
 
     #[test]
+    fn completions_wait_for_others_or_for_the_end_of_their_time() {
+        let (port, mut cq) = setup();
+        cq.moderation = Moderation {
+            period: Duration::from_millis(1),
+            count: 2,
+            mode: PeriodMode::FromCompletion,
+        };
+        let told = || (0..9).filter(|&slot| event(&port, slot).1 != 0).count();
+        cq.arm(&port, 0);
+        let before = Instant::now();
+        let due = complete(&port, &cq, 0).expect("it waits");
+        assert!(due >= before + cq.moderation.period);
+        assert_eq!(complete(&port, &cq, 1), None);
+        assert_eq!(told(), 1, "two do not wait");
+        cq.arm(&port, 2);
+        assert_eq!(complete(&port, &cq, 2), None, "one look is enough");
+        while cq.look(&port).is_some() {
+            std::thread::yield_now();
+        }
+        assert!(Instant::now() > due);
+        assert_eq!(told(), 2, "its time is over");
+        assert_eq!(cq.look(&port), None);
+        assert!(complete(&port, &cq, 3).is_none(), "nobody waits");
+        cq.arm(&port, 3);
+        assert_eq!(told(), 3, "what is there already waits for nothing");
+    }
+
+    #[test]
+    fn the_period_can_start_with_the_event_before() {
+        let (port, mut cq) = setup();
+        cq.moderation = Moderation {
+            period: Duration::from_secs(3600),
+            count: 0,
+            mode: PeriodMode::FromEvent,
+        };
+        let before = Instant::now();
+        cq.arm(&port, 0);
+        assert_eq!(complete(&port, &cq, 0), None, "there was none before");
+        assert_eq!(event(&port, 0).1, 7);
+        cq.arm(&port, 1);
+        let due = complete(&port, &cq, 1).expect("it waits");
+        assert!(due >= before + cq.moderation.period);
+        assert!(due <= Instant::now() + cq.moderation.period);
+        assert_eq!(cq.look(&port), Some(due));
+        assert_eq!(event(&port, 1).1, 0);
+        cq.arm(&port, 2);
+        assert_eq!(cq.look(&port), None, "the driver has seen them by itself");
+        assert_eq!(event(&port, 1).1, 0);
+    }
+
+    #[test]
     fn a_full_queue_looks_at_the_record_and_then_dies() {
         let (port, cq) = setup();
-        let complete = |counter| cq.complete(&port, &mut [Cqe::sent(1, counter)]);
+        let complete = |counter| assert_eq!(complete(&port, &cq, counter), None);
         (0..4).for_each(complete);
         port.bus.memory.write(RECORD, &1u32.to_be_bytes()).unwrap();
         complete(4);

@@ -26,6 +26,8 @@ pub const LARGE_SEND: u8 = 0x0e;
 pub const CHECKSUMS: u8 = 0xc0;
 
 const PAGE: u64 = 4096;
+/// Entries of an event queue.
+const EVENTS: u64 = 512;
 const MEMORY: u64 = 64 << 20;
 
 /// Two ports with a cable and engines, and the memory of both hosts.
@@ -228,6 +230,7 @@ pub struct Port<'s> {
     pub pd: u32,
     pub key: u32,
     pub eqn: u32,
+    events: u64,
 }
 
 impl<'s> Port<'s> {
@@ -241,6 +244,7 @@ impl<'s> Port<'s> {
             pd: 0,
             key: 0,
             eqn: 0,
+            events: setup.alloc(EVENTS * 64),
         };
         port.store(0x10, (queue >> 32) as u32);
         port.store(0x14, queue as u32);
@@ -249,16 +253,23 @@ impl<'s> Port<'s> {
             .bits(0x10, 11, 10, 3)
             .bits(0x1c, 31, 31, 1);
         port.key = port.create(mkey.bits(0x1c, 23, 0, port.pd)) << 8;
-        let eq = Message::new(0x301, 0x110 + 8 * 8)
-            .bits(0x1c, 28, 24, 9)
+        let pages = EVENTS * 64 / PAGE;
+        let eq = Message::new(0x301, 0x110 + 8 * pages as usize)
+            .bits(0x1c, 28, 24, EVENTS.ilog2())
             .bits(0x24, 11, 0, 1);
-        port.eqn = port.create(eq.pages(0x110, setup.alloc(8 * PAGE), 8));
+        port.eqn = port.create(eq.pages(0x110, port.events, pages));
         port.accept(
             Message::new(0x805, 32)
                 .u32(0x08, 0x5006)
                 .bits(0x10, 11, 8, 1),
         );
         port
+    }
+
+    /// How many events about completions there were, at most as many as the queue holds.
+    pub fn told(&self) -> usize {
+        let cqn = |i| self.setup.memory.load(self.events + 64 * i + 0x38);
+        (0..EVENTS).filter(|&i| cqn(i) != Ok(0)).count()
     }
 
     fn store(&self, offset: u64, value: u32) {
@@ -468,6 +479,12 @@ impl Cq<'_> {
         self.consumer.set(consumer + 1);
         self.setup.write(self.record, &(consumer + 1).to_be_bytes());
         Some(self.setup.read(self.ring + slot * 64, 64))
+    }
+
+    /// Asks port `port`, whose queue it is, to tell of completions that have not been polled yet.
+    pub fn arm(&self, port: &Port<'_>) {
+        let (cqn, consumer) = (self.cqn, self.consumer.get());
+        Doorbell::ArmCq { cqn, consumer }.act(&self.setup.cable, port.index);
     }
 
     pub fn wait(&self) -> Vec<u8> {
