@@ -74,12 +74,10 @@ impl RingMemory {
             .and_then(|n| n.checked_add(RING_ENTRIES as usize))
             .and_then(page_align)
             .ok_or(EINVAL)?;
-        let flags = GFP_KERNEL_ACCOUNT;
-        let mut pages = VVec::with_capacity(len / PAGE_SIZE, flags)?;
-        while pages.len() < len / PAGE_SIZE {
-            pages.push(RingPage([0; PAGE_SIZE]), flags)?;
-        }
-        let base = NonNull::new(pages.as_mut_ptr()).ok_or(ENOMEM)?.cast();
+        // Never a page as a value: that would stand on the stack first.
+        let mut pages = VVec::with_capacity(len / PAGE_SIZE, GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
+        let base = NonNull::new(pages.spare_capacity_mut().as_mut_ptr()).ok_or(ENOMEM)?;
+        let base = base.cast();
         // INVARIANT: `pages` is vmalloc memory of that length, and is never touched again.
         Ok(Arc::new(
             Self {
