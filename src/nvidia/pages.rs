@@ -359,7 +359,8 @@ impl Mapping {
         for &addr in physical {
             // SAFETY: By this function's requirements.
             let dma = unsafe { abi::dma_map_resource(self.dev, addr, PAGE_SIZE, BIDIRECTIONAL, 0) };
-            if dma == bindings::dma_addr_t::MAX {
+            // SAFETY: As above.
+            if unsafe { abi::netgpu_nvidia_dma_mapping_error(self.dev, dma) } {
                 return Err(EIO);
             }
             // There is room for all.

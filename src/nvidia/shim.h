@@ -20,7 +20,8 @@ struct netgpu_nvidia_driver {
 	typeof(nvidia_p2p_put_pages_persistent) *put_pages_persistent;
 };
 
-/* helpers.c: macros of the kernel. NULL: no PCI device. */
+/* helpers.c: inlines and macros of the kernel. NULL: no PCI device. */
 struct pci_dev *netgpu_nvidia_pci_dev(struct device *dev);
+bool netgpu_nvidia_dma_mapping_error(struct device *dev, dma_addr_t addr);
 
 #endif /* NETGPU_NVIDIA_SHIM_H */
