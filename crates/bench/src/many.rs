@@ -7,15 +7,12 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context as _, Result, bail};
-use netgpu::{
-    Backing, Context, HostMemory, IPV4_HEADER_BYTES, MemoryArea, QueueConfig, Received, Socket,
-    SocketConfig,
-};
+use netgpu::{Received, Socket, SocketConfig};
 use rustix::event::epoll;
 use rustix::process::{Resource, Rlimit};
 
 use crate::measure::Measurement;
-use crate::receive::Path;
+use crate::receive::{Path, open_queue};
 use crate::{Recv, SendMany};
 
 /// Bytes that each connection gets in turn.
@@ -99,15 +96,8 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
     let (name, attached) = match arguments.path {
         Path::Trunc => ("trunc", None),
         Path::Netgpu => {
-            let region = MemoryArea::new()?.add(HostMemory::new(MEMORY, Backing::Anonymous)?)?;
-            let context = Context::open(&arguments.dev)?;
-            context.attach(&region)?;
-            let queue = context.open_queue(QueueConfig {
-                queue: arguments.queue,
-                fill_entries: (MEMORY / rustix::param::page_size()) as u32,
-                header_bytes: IPV4_HEADER_BYTES,
-            })?;
-            queue.donate(region.take(MEMORY).context("the region is in use")?)?;
+            let (context, queue, whole) = open_queue(arguments, MEMORY)?;
+            queue.donate(whole)?;
             ("netgpu", Some((context, queue)))
         }
         Path::Read => bail!("many sockets are for trunc and netgpu"),

@@ -8,8 +8,8 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use netgpu::{
-    Backing, Context, HostMemory, IPV4_HEADER_BYTES, MemoryArea, QueueConfig, Received,
-    SocketConfig,
+    Backing, Context, HostMemory, IPV4_HEADER_BYTES, MemoryArea, Queue, QueueConfig, Received,
+    SocketConfig, Span,
 };
 
 use crate::Recv;
@@ -85,16 +85,22 @@ fn trunc(arguments: &Recv, listener: &TcpListener) -> Result<()> {
     Ok(())
 }
 
-fn netgpu(arguments: &Recv, listener: &TcpListener) -> Result<()> {
-    let region = MemoryArea::new()?.add(HostMemory::new(MEMORY, Backing::Anonymous)?)?;
+/// Takes the receive queue, with `memory` bytes registered for it. They are not in it yet.
+pub(crate) fn open_queue(arguments: &Recv, memory: usize) -> Result<(Context, Queue, Span)> {
+    let region = MemoryArea::new()?.add(HostMemory::new(memory, Backing::Anonymous)?)?;
     let context = Context::open(&arguments.dev)?;
     context.attach(&region)?;
     let queue = context.open_queue(QueueConfig {
         queue: arguments.queue,
-        fill_entries: (MEMORY / rustix::param::page_size()) as u32,
+        fill_entries: (memory / rustix::param::page_size()) as u32,
         header_bytes: IPV4_HEADER_BYTES,
     })?;
-    let whole = region.take(region.len()).context("the region is in use")?;
+    let whole = region.take(memory).context("the region is in use")?;
+    Ok((context, queue, whole))
+}
+
+fn netgpu(arguments: &Recv, listener: &TcpListener) -> Result<()> {
+    let (context, queue, whole) = open_queue(arguments, MEMORY)?;
     let mut measurement = Measurement::new(arguments.peer);
     measurement.watch(&whole)?;
     queue.donate(whole)?;
