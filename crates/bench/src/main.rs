@@ -8,8 +8,10 @@ mod receive;
 mod register;
 mod report;
 mod send;
+mod symbols;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -31,10 +33,12 @@ enum Command {
     Register(Register),
     /// Connects many times, and sends on each connection in turn.
     SendMany(SendMany),
+    /// Prints which functions of the kernel the instructions were in.
+    Symbols(Symbols),
     /// Reads what runs have printed from stdin; prints a table, and writes the rows as JSON.
     Report {
         /// Where to write the rows.
-        json: std::path::PathBuf,
+        json: PathBuf,
     },
 }
 
@@ -61,6 +65,20 @@ struct Recv {
     /// Receive on so many connections at a time, from send-many.
     #[arg(long, default_value_t = 0)]
     sockets: usize,
+}
+
+/// Arguments for the functions.
+#[derive(Args)]
+struct Symbols {
+    /// What the plugin counted (`blocks=`).
+    blocks: PathBuf,
+    /// The guest's /proc/kallsyms.
+    kallsyms: PathBuf,
+    /// What the runs have printed.
+    rows: PathBuf,
+    /// How many functions to print.
+    #[arg(long, default_value_t = 60)]
+    most: usize,
 }
 
 /// Arguments of a sender on many connections.
@@ -119,6 +137,12 @@ fn main() -> Result<()> {
         Command::Send(arguments) => send::run(&arguments),
         Command::Register(arguments) => register::run(&arguments),
         Command::SendMany(arguments) => many::send(&arguments),
+        Command::Symbols(arguments) => symbols::run(
+            &arguments.blocks,
+            &arguments.kallsyms,
+            &arguments.rows,
+            arguments.most,
+        ),
         Command::Report { json } => report::run(&json),
     }
 }

@@ -2,6 +2,7 @@
 //! What stands behind `-plugin file=…,` on QEMU's command line.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 /// How to count.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -10,6 +11,8 @@ pub(crate) struct Arguments {
     pub(crate) accesses: bool,
     /// Physical addresses to watch from the beginning.
     pub(crate) ranges: Vec<Range<u64>>,
+    /// Where to append how often each block ran, at each stop.
+    pub(crate) blocks: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -20,6 +23,7 @@ impl Arguments {
             match argument.split_once('=') {
                 Some(("accesses", "on")) => parsed.accesses = true,
                 Some(("accesses", "off")) => parsed.accesses = false,
+                Some(("blocks", file)) if !file.is_empty() => parsed.blocks = Some(file.into()),
                 Some(("range", range)) => {
                     parsed.ranges.push(parse_range(range).ok_or_else(|| {
                         format!("{argument:?} should be range=START:LENGTH, both in hexadecimal")
@@ -27,7 +31,7 @@ impl Arguments {
                 }
                 _ => {
                     return Err(format!(
-                        "unknown argument {argument:?}; there are accesses=on|off and range=START:LENGTH"
+                        "unknown argument {argument:?}; there are accesses=on|off, blocks=FILE and range=START:LENGTH"
                     ));
                 }
             }
@@ -51,10 +55,13 @@ mod tests {
     #[expect(clippy::single_range_in_vec_init, reason = "it is one range")]
     fn ranges_and_switches() {
         assert_eq!(
-            Arguments::parse(["accesses=on", "range=0xf0000000:1000"].into_iter()),
+            Arguments::parse(
+                ["accesses=on", "range=0xf0000000:1000", "blocks=/tmp/blocks"].into_iter()
+            ),
             Ok(Arguments {
                 accesses: true,
-                ranges: vec![0xf000_0000..0xf000_1000]
+                ranges: vec![0xf000_0000..0xf000_1000],
+                blocks: Some("/tmp/blocks".into()),
             })
         );
         assert_eq!(Arguments::parse([].into_iter()), Ok(Arguments::default()));
@@ -67,6 +74,7 @@ mod tests {
             "range=x:1",
             "range=ffffffffffffffff:1",
             "accesses=maybe",
+            "blocks=",
             "on",
         ] {
             let error = Arguments::parse([wrong].into_iter()).expect_err("it is wrong");

@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use tcg_marker::{Counts, FORGET, MARKER, PAGE, START, STOP, WATCH};
 
 use crate::arguments::Arguments;
+use crate::blocks::Blocks;
 use crate::qemu::{self, Block, ByteArray, Counter};
 use crate::watched::Watched;
 
@@ -69,6 +70,7 @@ impl Counters {
 struct Plugin {
     accesses: bool,
     watched: Watched,
+    blocks: Option<Blocks>,
     counters: Counters,
     /// Between the markers.
     counting: AtomicBool,
@@ -102,9 +104,17 @@ pub unsafe extern "C" fn qemu_plugin_install(
             return -1;
         }
     };
+    let blocks = match arguments.blocks.as_deref().map(Blocks::new).transpose() {
+        Ok(blocks) => blocks,
+        Err(error) => {
+            eprintln!("tcg-plugin: cannot write the file that blocks= names: {error}");
+            return -1;
+        }
+    };
     let plugin = Plugin {
         accesses: arguments.accesses,
         watched: Watched::new(arguments.ranges),
+        blocks,
         counters: Counters::new(),
         counting: AtomicBool::new(false),
         starts: Mutex::default(),
@@ -137,6 +147,9 @@ unsafe extern "C" fn translate(block: *mut Block, _data: *mut c_void) {
             counter,
             instructions as u64,
         );
+        if let Some(blocks) = &plugin.blocks {
+            blocks.count(block);
+        }
         for index in 0..instructions {
             let instruction = qemu::qemu_plugin_tb_get_insn(block, index);
             let mut bytes = [0; MARKER.len()];
@@ -199,11 +212,21 @@ unsafe extern "C" fn marker(vcpu: c_uint, info: u32, address: u64, _data: *mut c
     match value.low % PAGE {
         START => {
             *starts = plugin.counters.read();
+            if let Some(blocks) = &plugin.blocks {
+                blocks.start();
+            }
             plugin.counting.store(true, Ordering::Relaxed);
         }
         STOP => {
             plugin.counting.store(false, Ordering::Relaxed);
             let counts = since(&starts, &plugin.counters.read(), vcpu as usize);
+            if let Some(Err(error)) = plugin
+                .blocks
+                .as_ref()
+                .map(|blocks| blocks.stop(vcpu as usize))
+            {
+                eprintln!("tcg-plugin: cannot write how often blocks ran: {error}");
+            }
             let counts = Counts {
                 accesses: plugin.accesses.into(),
                 ..counts
