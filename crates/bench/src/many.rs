@@ -92,7 +92,6 @@ impl End {
 /// Accepts as many connections as asked for, and receives on all of them.
 pub(crate) fn recv(arguments: &Recv) -> Result<()> {
     many_files()?;
-    let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
     let (name, attached) = match arguments.path {
         Path::Trunc => ("trunc", None),
         Path::Netgpu => {
@@ -102,6 +101,8 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
         }
         Path::Read => bail!("many sockets are for trunc and netgpu"),
     };
+    // With the queue, and not before it: what comes earlier lies in the kernel's memory, and is copied.
+    let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut ends = Vec::new();
     for n in 0..arguments.sockets {

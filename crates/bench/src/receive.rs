@@ -32,22 +32,23 @@ const CHUNK: usize = 256 << 10;
 const MEMORY: usize = 64 << 20;
 
 pub(crate) fn run(arguments: &Recv) -> Result<()> {
-    let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
-    rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, MEMORY / 4 / 2)
-        .context("cannot set the receive buffer")?;
     match arguments.path {
-        Path::Read => read(arguments, &listener),
-        Path::Trunc => trunc(arguments, &listener),
-        Path::Netgpu => netgpu(arguments, &listener),
+        Path::Read => read(arguments),
+        Path::Trunc => trunc(arguments),
+        Path::Netgpu => netgpu(arguments),
     }
 }
 
-fn accept(listener: &TcpListener) -> Result<TcpStream> {
+/// Listens, and takes the first connection.
+fn accept(arguments: &Recv) -> Result<TcpStream> {
+    let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, MEMORY / 4 / 2)
+        .context("cannot set the receive buffer")?;
     Ok(listener.accept().context("cannot accept")?.0)
 }
 
-fn read(arguments: &Recv, listener: &TcpListener) -> Result<()> {
-    let mut stream = accept(listener)?;
+fn read(arguments: &Recv) -> Result<()> {
+    let mut stream = accept(arguments)?;
     let mut chunk = vec![1; CHUNK];
     let mut measurement = Measurement::new(arguments.peer);
     measurement.watch(&chunk)?;
@@ -62,8 +63,8 @@ fn read(arguments: &Recv, listener: &TcpListener) -> Result<()> {
     Ok(())
 }
 
-fn trunc(arguments: &Recv, listener: &TcpListener) -> Result<()> {
-    let stream = accept(listener)?;
+fn trunc(arguments: &Recv) -> Result<()> {
+    let stream = accept(arguments)?;
     let mut measurement = Measurement::new(arguments.peer);
     loop {
         // SAFETY: With MSG_TRUNC TCP drops the bytes and writes none.
@@ -99,13 +100,13 @@ pub(crate) fn open_queue(arguments: &Recv, memory: usize) -> Result<(Context, Qu
     Ok((context, queue, whole))
 }
 
-fn netgpu(arguments: &Recv, listener: &TcpListener) -> Result<()> {
+fn netgpu(arguments: &Recv) -> Result<()> {
     let (context, queue, whole) = open_queue(arguments, MEMORY)?;
     let mut measurement = Measurement::new(arguments.peer);
     measurement.watch(&whole)?;
     queue.donate(whole)?;
-    eprintln!("ready");
-    let stream = accept(listener)?;
+    // Not before: what comes while the queue is not there yet lies in the kernel's memory, and is copied.
+    let stream = accept(arguments)?;
     let mut socket = context.attach_socket(
         stream,
         SocketConfig {
@@ -126,8 +127,12 @@ fn netgpu(arguments: &Recv, listener: &TcpListener) -> Result<()> {
     measurement.finish("netgpu", "rx", arguments.mtu);
     let counters = socket.statistics()?;
     eprintln!(
-        "zero-copy {} copied {}",
-        counters.rx_zerocopy, counters.rx_copied
+        "zero-copy {} copied {} (behind the header {}, without room {}, not split {})",
+        counters.rx_zerocopy,
+        counters.rx_copied,
+        counters.rx_copied_split,
+        counters.rx_copied_no_room,
+        counters.rx_copied_unsplit
     );
     Ok(())
 }
