@@ -122,9 +122,12 @@ impl ContextShared {
         &self.interface
     }
 
-    /// Calls `f` with the regions attached so far.
-    pub(crate) fn with_regions<T>(&self, f: impl FnOnce(&[Arc<RegionShared>]) -> T) -> T {
-        f(&self.regions.read().unwrap_or_else(PoisonError::into_inner))
+    /// The regions attached so far.
+    pub(crate) fn regions(&self) -> Vec<Arc<RegionShared>> {
+        self.regions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

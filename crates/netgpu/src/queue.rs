@@ -114,11 +114,10 @@ impl Queue {
     ///
     /// [`Error::ForeignContext`] when the region of the span is not attached to the queue's context.
     pub fn donate(&self, span: Span) -> Result<(), Error> {
-        let attached = self.shared.context.with_regions(|regions| {
-            regions
-                .iter()
-                .any(|region| Arc::ptr_eq(region, span.region()))
-        });
+        let regions = self.shared.context.regions();
+        let attached = regions
+            .iter()
+            .any(|region| Arc::ptr_eq(region, span.region()));
         if !attached {
             return Err(Error::ForeignContext("memory"));
         }
@@ -185,7 +184,7 @@ impl Queue {
 impl QueueShared {
     /// Returns a delivery to the kernel, by any address in it.
     pub(crate) fn give_back(&self, address: u64) {
-        self.fill().give(std::iter::once(address));
+        self.fill().give_one(address);
     }
 
     /// Shows the kernel returns that had no room on the ring, as far as there is room now.
@@ -222,6 +221,16 @@ fn close(context: &ContextShared, id: sys::netgpu_id) {
 }
 
 impl Fill {
+    /// For each piece that was received: straight to the ring, where nothing waits.
+    fn give_one(&mut self, addr: u64) {
+        let entry = sys::netgpu_fill_entry { addr };
+        if self.waiting.is_empty() && self.ring.push(entry).is_ok() {
+            self.ring.publish();
+        } else {
+            self.give(std::iter::once(addr));
+        }
+    }
+
     fn give(&mut self, addresses: impl Iterator<Item = u64>) {
         self.waiting
             .extend(addresses.map(|addr| sys::netgpu_fill_entry { addr }));

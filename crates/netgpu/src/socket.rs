@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
+use crate::area::RegionShared;
 use crate::context::ContextShared;
 use crate::error::{Command, Error};
 use crate::queue::{Queue, QueueShared, ring_entries};
@@ -66,6 +67,8 @@ pub struct Socket {
 struct Rx {
     ring: Deliveries,
     queue: Arc<QueueShared>,
+    /// The context's regions when some were last looked for in vain: a piece needs no lock to find its own.
+    regions: Vec<Arc<RegionShared>>,
     /// What recv(2) said about the end while the ring still held entries: to be told when those are gone.
     end: Option<io::Result<()>>,
 }
@@ -157,6 +160,7 @@ impl Socket {
             socket.rx = Some(Rx {
                 ring: Deliveries::new(ring),
                 queue,
+                regions: Vec::new(),
                 end: None,
             });
         }
@@ -219,9 +223,10 @@ impl Socket {
                 }),
             };
         };
-        let held = self
-            .context
-            .with_regions(|regions| Held::new(&delivery, regions));
+        let held = Held::new(&delivery, &rx.regions).or_else(|| {
+            rx.regions = self.context.regions();
+            Held::new(&delivery, &rx.regions)
+        });
         let Some(held) = held else {
             return Err(Error::Stray {
                 address: delivery.address(),
