@@ -9,9 +9,9 @@ use crate::{
     attach::Attachment,
     context::Context,
     ffi::{
-        late::Late,
         mapping::Mapping,
         skb::{
+            Part,
             Piece,
             Pieces, //
         },
@@ -98,6 +98,8 @@ pub(crate) struct Rx {
     copy: Option<CopyBuffer>,
     /// Bytes copied since delivery began.
     copied: usize,
+    /// The buffers that the socket may hold, as it was then.
+    share: u32,
     stop: Option<Stop>,
     /// Why delivery has stopped, if user space has been told that more waits.
     stalled: Option<Stop>,
@@ -119,6 +121,7 @@ impl Rx {
             tail: None,
             copy: None,
             copied: 0,
+            share: 0,
             stop: None,
             stalled: None,
         }
@@ -149,16 +152,16 @@ impl Rx {
         }
     }
 
-    /// Delivers bytes of a buffer, or tells why not.
+    /// Delivers bytes of a buffer, or tells why not. RCU is held, so that nobody takes the buffer from user space just before it
+    /// gets it.
     fn deliver(
         &mut self,
         context: &Context,
         socket: &Socket,
         place: Place<'_>,
+        _rcu: &rcu::Guard,
     ) -> core::result::Result<(), Stop> {
         let addr = place.attachment.addr(place.index, place.offset);
-        // So that nobody takes the buffer from user space just before it gets it.
-        let _guard = rcu::read_lock();
         if !place.attachment.map.is_live() {
             return Err(Stop::Withdrawn);
         }
@@ -169,7 +172,7 @@ impl Rx {
                 return Ok(());
             }
         }
-        if context.shares().exhausted(socket.id()) {
+        if context.shares().held(socket.id()) >= self.share {
             return Err(Stop::Share);
         }
         self.flush();
@@ -189,18 +192,58 @@ impl Rx {
         Ok(())
     }
 
+    /// Delivers `part`, with `slack` in front of it, which fits. Returns how many bytes: none, if there is a reason to stop.
+    fn in_place<'a>(
+        &mut self,
+        context: &Context,
+        socket: &Socket,
+        slack: &[u8],
+        part: Part<'a>,
+        rcu: &rcu::Guard,
+        tally: &mut Tally<'a>,
+    ) -> u32 {
+        let Part {
+            attachment, index, ..
+        } = part;
+        let place = Place {
+            attachment,
+            index,
+            offset: part.offset - slack.len() as u32,
+            len: part.len + slack.len() as u32,
+        };
+        let len = place.len;
+        // As in `copy_some()`: the bytes first.
+        let written = match slack {
+            [] => Ok(()),
+            _ => attachment.map.write(index, place.offset, slack),
+        };
+        let result = written
+            .map_err(|_| Stop::Withdrawn)
+            .and_then(|()| self.deliver(context, socket, place, rcu));
+        if let Err(stop) = result {
+            self.stop = Some(stop);
+            return 0;
+        }
+        tally.zerocopy(attachment, part.queue, part.len);
+        if !slack.is_empty() {
+            tally.copied(attachment, slack.len() as u32, Copied::Split);
+        }
+        len
+    }
+
     /// Copies as much of `data` as it can and returns how much; fewer than all set the reason to stop.
     fn copy(
         &mut self,
         context: &Context,
         socket: &Socket,
         data: &[u8],
+        rcu: &rcu::Guard,
         mut count: impl FnMut(&Attachment, u32),
     ) -> usize {
         let mut done = 0;
         while done < data.len() {
-            if let Err(stop) = self.copy_some(context, socket, &data[done..], &mut done, &mut count)
-            {
+            let result = self.copy_some(context, socket, &data[done..], rcu, &mut done, &mut count);
+            if let Err(stop) = result {
                 self.stop = Some(stop);
                 break;
             }
@@ -214,6 +257,7 @@ impl Rx {
         context: &Context,
         socket: &Socket,
         data: &[u8],
+        rcu: &rcu::Guard,
         done: &mut usize,
         mut count: impl FnMut(&Attachment, u32),
     ) -> core::result::Result<(), Stop> {
@@ -256,7 +300,7 @@ impl Rx {
         let written = copy.attachment.map.write(copy.index, copy.used, data);
         let result = written
             .map_err(|_| Stop::Withdrawn)
-            .and_then(|()| self.deliver(context, socket, place));
+            .and_then(|()| self.deliver(context, socket, place, rcu));
         if result.is_ok() {
             // INVARIANT: `len` is at most what was left.
             copy.used += len;
@@ -290,11 +334,13 @@ impl Rx {
 pub(crate) fn ready(locked: &mut LockedSocket<'_>) {
     let socket = locked.socket();
     loop {
-        let Some(rx) = &mut locked.state().rx else {
+        let state = locked.state();
+        let (Some(context), Some(rx)) = (&state.context, &mut state.rx) else {
             return;
         };
         rx.stop = None;
         rx.copied = 0;
+        rx.share = context.shares().limit();
         locked.read();
         let state = locked.state();
         let (Some(context), Some(rx)) = (&state.context, &mut state.rx) else {
@@ -347,18 +393,40 @@ pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Resu
     let (Some(context), Some(rx)) = (&state.context, &mut state.rx) else {
         return Err(EAGAIN);
     };
+    let rcu = rcu::read_lock();
     let mut taken = 0;
     let mut tally = Tally::new();
-    let mut pieces = pieces.iter(context).peekable();
+    let mut pieces = pieces.iter(context);
     while rx.stop.is_none() {
         let Some(piece) = pieces.next() else {
             break;
         };
-        let (got, both) = take(rx, context, socket, piece, pieces.peek(), &mut tally);
-        taken += got;
-        if both {
-            pieces.next();
-        }
+        taken += match piece {
+            Piece::Part(part) => rx.in_place(context, socket, &[], part, &rcu, &mut tally),
+            Piece::Bytes(data) => match pieces.clone().next() {
+                // The first bytes of a packet's payload stayed with its headers: they fit in front of the others.
+                Some(Piece::Part(part)) if fits(context, data, &part) => {
+                    let both = rx.in_place(context, socket, data, part, &rcu, &mut tally);
+                    if both > 0 {
+                        pieces.next();
+                    }
+                    both
+                }
+                next => {
+                    let why = match next {
+                        Some(Piece::Part(_)) => Copied::NoRoom,
+                        _ => Copied::Unsplit,
+                    };
+                    rx.copy(context, socket, data, &rcu, |attachment, len| {
+                        tally.copied(attachment, len, why);
+                    }) as u32
+                }
+            },
+            Piece::Foreign => {
+                rx.stop = Some(Stop::Foreign);
+                0
+            }
+        };
     }
     tally.end(context, socket);
     match rx.stop {
@@ -367,87 +435,7 @@ pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Resu
     }
 }
 
-/// Delivers `piece`, and perhaps the next with it. Returns the bytes taken, and whether the next was taken too; fewer than all set
-/// the reason to stop.
-fn take<'a>(
-    rx: &mut Rx,
-    context: &Late<Context>,
-    socket: &Socket,
-    piece: Piece<'a>,
-    next: Option<&Piece<'a>>,
-    tally: &mut Tally<'a>,
-) -> (u32, bool) {
-    let place = |attachment, index, offset, len| Place {
-        attachment,
-        index,
-        offset,
-        len,
-    };
-    match (piece, next) {
-        (Piece::Foreign, _) => {
-            rx.stop = Some(Stop::Foreign);
-            (0, false)
-        }
-        (
-            Piece::Buffer {
-                attachment,
-                index,
-                offset,
-                len,
-                queue,
-            },
-            _,
-        ) => match rx.deliver(context, socket, place(attachment, index, offset, len)) {
-            Ok(()) => {
-                tally.zerocopy(attachment, queue, len);
-                (len, false)
-            }
-            Err(stop) => {
-                rx.stop = Some(stop);
-                (0, false)
-            }
-        },
-        // The first bytes of a packet's payload stayed with its headers: they fit in front of the others.
-        (
-            Piece::Bytes(data),
-            Some(&Piece::Buffer {
-                attachment,
-                index,
-                offset,
-                len,
-                queue,
-            }),
-        ) if attachment.map.is_writable()
-            && data.len() <= (context.headroom().min(offset)) as usize =>
-        {
-            let slack = data.len() as u32;
-            let whole = place(attachment, index, offset - slack, len + slack);
-            // As in `copy_some()`: the bytes first.
-            let written = attachment.map.write(index, offset - slack, data);
-            let result = written
-                .map_err(|_| Stop::Withdrawn)
-                .and_then(|()| rx.deliver(context, socket, whole));
-            match result {
-                Ok(()) => {
-                    tally.zerocopy(attachment, queue, len);
-                    tally.copied(attachment, slack, Copied::Split);
-                    (len + slack, true)
-                }
-                Err(stop) => {
-                    rx.stop = Some(stop);
-                    (0, false)
-                }
-            }
-        }
-        (Piece::Bytes(data), next) => {
-            let why = match next {
-                Some(Piece::Buffer { .. }) => Copied::NoRoom,
-                _ => Copied::Unsplit,
-            };
-            let done = rx.copy(context, socket, data, |attachment, len| {
-                tally.copied(attachment, len, why);
-            });
-            (done as u32, false)
-        }
-    }
+/// Whether there is room for `slack` in front of `part`, and the CPU can write it.
+fn fits(context: &Context, slack: &[u8], part: &Part<'_>) -> bool {
+    part.attachment.map.is_writable() && slack.len() <= context.headroom().min(part.offset) as usize
 }

@@ -4,7 +4,8 @@
 
 use super::{
     late::Late,
-    module::work_queue, //
+    module::work_queue,
+    peek::peek, //
 };
 use crate::{
     attach::Attachment,
@@ -60,7 +61,7 @@ impl Loan {
 
     /// Whether the memory may be used. Who does, under RCU, is done a grace period after it may not.
     pub(super) fn is_live(&self) -> bool {
-        self.live.load(Relaxed)
+        peek(&self.live)
     }
 
     /// The memory may not be used any more.

@@ -28,6 +28,7 @@ pub(crate) mod mapping;
 pub(crate) mod module;
 pub(crate) mod pages;
 pub(crate) mod patched;
+pub(crate) mod peek;
 pub(crate) mod pinned;
 pub(crate) mod provider;
 pub(crate) mod rcu;

@@ -29,16 +29,22 @@ pub(super) unsafe fn shared_info(skb: *const abi::sk_buff) -> *mut abi::skb_shar
     unsafe { (*skb).head.add((*skb).end as usize).cast() }
 }
 
+/// Received bytes in a buffer of the context.
+pub(crate) struct Part<'a> {
+    pub(crate) attachment: &'a Attachment,
+    /// Of the buffer.
+    pub(crate) index: u32,
+    /// In the buffer.
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+    /// What the NIC received them through.
+    pub(crate) queue: Option<&'a Queue>,
+}
+
 /// Received bytes.
 pub(crate) enum Piece<'a> {
-    /// A part of a buffer of the context.
-    Buffer {
-        attachment: &'a Attachment,
-        index: u32,
-        offset: u32,
-        len: u32,
-        queue: Option<&'a Queue>,
-    },
+    /// In a buffer of the context.
+    Part(Part<'a>),
     /// Kernel memory.
     Bytes(&'a [u8]),
     /// Memory that the context has nothing to do with.
@@ -83,6 +89,7 @@ impl<'a> Pieces<'a> {
 }
 
 /// See [`Pieces::iter`].
+#[derive(Clone)]
 pub(crate) struct PieceIter<'a> {
     context: &'a Late<Context>,
     head: &'a [u8],
@@ -106,14 +113,14 @@ impl<'a> PieceIter<'a> {
         // SAFETY: The packet holds its fragments.
         let buffer = unsafe { Buffer::of(niov) };
         match buffer.and_then(|b| Some((b.attachment_of(self.context)?, b))) {
-            Some((attachment, buffer)) => Piece::Buffer {
+            Some((attachment, buffer)) => Piece::Part(Part {
                 attachment,
                 index: buffer.index,
                 offset: frag.offset + offset,
                 len,
                 // SAFETY: As above.
                 queue: unsafe { buffer.queue() },
-            },
+            }),
             None => Piece::Foreign,
         }
     }
