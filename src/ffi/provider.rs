@@ -243,6 +243,12 @@ unsafe extern "C" fn init(pool: *mut abi::page_pool) -> c_int {
         maps && params.order == 0 && params.dma_dir == abi::dma_data_direction_DMA_FROM_DEVICE;
     from_result(|| {
         queue.check_pool(params.dev.cast_const().cast(), usable)?;
+        // What needs it cannot be attached, and an exporter's mapping is not ours to sync.
+        // SAFETY: By this function's requirements; nobody uses the pool yet.
+        unsafe {
+            abi::page_pool::set_dma_sync_raw(pool, false);
+            abi::page_pool::set_dma_sync_for_cpu_raw(pool, false);
+        }
         let _ = Arc::into_raw(Arc::from(queue));
         Ok(0)
     })
