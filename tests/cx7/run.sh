@@ -39,6 +39,31 @@ plain_stream() {
 	equal "sha256" "$(field "$(cat "$work/recv.out")" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
 }
 
+lro() {
+	ethtool -K "$NETGPU_DEV" lro "$1"
+	ethtool -k "$NETGPU_DEV" | grep -q "^large-receive-offload: $1"
+}
+
+# The driver counts segments as packets.
+lro_merges() {
+	local packets buffers
+	lro on
+	defer lro off
+	packets=$(nic_counter rx_packets)
+	buffers=$(nic_counter rx_lro_packets)
+	plain_stream "$1" "$2"
+	packets=$(($(nic_counter rx_packets) - packets))
+	buffers=$(($(nic_counter rx_lro_packets) - buffers))
+	note "of $packets packets some in $buffers buffers"
+	[ "$packets" -ge $((3 * buffers)) ] && [ "$buffers" -gt 0 ] || fail "hardly anything was merged"
+}
+
+lro_with() {
+	lro on
+	defer lro off
+	"$@"
+}
+
 gro_on() {
 	! is_on rx-gro-hw || fail "it is on from the start"
 	ethtool -K "$NETGPU_DEV" rx-gro-hw on
@@ -57,7 +82,7 @@ gro_merges() {
 	[ "$packets" -ge $((3 * buffers)) ] && [ "$buffers" -gt 0 ] || fail "hardly anything was merged"
 }
 
-gro_of_many_streams() {
+many_streams() {
 	iperf3 --server >"$ktap_tmp/server" 2>&1 &
 	defer kill $!
 	until_true 10 iperf_listens
@@ -75,7 +100,7 @@ segmentation() {
 }
 
 # What comes again and out of order must not be merged, and comes out right.
-gro_of_a_bad_cable() {
+bad_cable() {
 	in_peer tc qdisc add dev "$NETGPU_PEER_DEV" root netem loss 1% reorder 5% duplicate 1% delay 1ms
 	defer ip netns exec peer tc qdisc del dev "$NETGPU_PEER_DEV" root
 	# Of segments as they come from TCP, not of the large sends that the device cuts.
@@ -84,7 +109,7 @@ gro_of_a_bad_cable() {
 	plain_stream "$1" 1500
 }
 
-gro_with_tags() {
+tags() {
 	ip link add link "$NETGPU_DEV" name vlan5 type vlan id 5
 	defer ip link del vlan5
 	ip address add 10.9.5.1/24 dev vlan5
@@ -219,20 +244,27 @@ split_off() {
 	check_log
 }
 
-plan 37
+plan 44
 program nic ../nic/run.sh
 nic_gone
 nic_up
 run queues_stride
+for mtu in 1500 9000; do
+	run lro_merges $NETGPU_ADDR4 $mtu
+	run lro_merges $NETGPU_ADDR6 $mtu
+done
+run lro_with many_streams
+run lro_with bad_cable $NETGPU_ADDR4
+run lro_with tags
 run gro_on
 for mtu in 1500 9000; do
 	run gro_merges $NETGPU_ADDR4 $mtu
 	run gro_merges $NETGPU_ADDR6 $mtu
 done
-run gro_of_many_streams
-run gro_of_a_bad_cable $NETGPU_ADDR4
-run gro_of_a_bad_cable $NETGPU_ADDR6
-run gro_with_tags
+run many_streams
+run bad_cable $NETGPU_ADDR4
+run bad_cable $NETGPU_ADDR6
+run tags
 run split_on
 for program in zcrx devmem; do
 	for mtu in 1500 9000; do

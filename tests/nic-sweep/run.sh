@@ -73,7 +73,7 @@ features() {
 	done
 	takes ethtool -K "$D" ntuple on
 	takes ethtool -K "$D" ntuple off
-	for feature in lro rx-all loopback rx-gro-hw hw-tc-offload tls-hw-tx-offload tls-hw-rx-offload esp-hw-offload macsec-hw-offload; do
+	for feature in rx-all loopback rx-gro-hw hw-tc-offload tls-hw-tx-offload tls-hw-rx-offload esp-hw-offload macsec-hw-offload; do
 		refuses 'Could not change any device features' ethtool -K "$D" $feature on
 	done
 }
@@ -105,7 +105,12 @@ private_flags() {
 	done
 	takes ethtool --set-priv-flags "$D" rx_cqe_moder off
 	takes ethtool --set-priv-flags "$D" rx_cqe_moder on
-	for flag in rx_cqe_compress rx_striding_rq xdp_tx_mpwqe skb_tx_mpwqe tx_port_ts; do
+	refuses 'Could not change any device features' ethtool -K "$D" lro on
+	takes ethtool --set-priv-flags "$D" rx_striding_rq on
+	takes ethtool -K "$D" lro on
+	takes ethtool -K "$D" lro off
+	takes ethtool --set-priv-flags "$D" rx_striding_rq off
+	for flag in rx_cqe_compress xdp_tx_mpwqe skb_tx_mpwqe tx_port_ts; do
 		refuses 'not supported' ethtool --set-priv-flags "$D" $flag on
 		takes ethtool --set-priv-flags "$D" $flag off
 	done

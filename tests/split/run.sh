@@ -58,9 +58,33 @@ transfer() {
 split_on() {
 	ethtool -G "$NETGPU_DEV" tcp-data-split on
 	ethtool -g "$NETGPU_DEV" | grep -i 'tcp data split' | tail -n 1 | grep -q on
-	if ethtool -K "$NETGPU_DEV" lro on 2>/dev/null && ethtool -k "$NETGPU_DEV" | grep -q 'large-receive-offload: on'; then
-		fail "LRO is on together with the split"
-	fi
+}
+
+striding() {
+	ethtool --set-priv-flags "$NETGPU_DEV" rx_striding_rq "$1"
+}
+
+lro_is() {
+	ethtool -k "$NETGPU_DEV" | grep -q "large-receive-offload: $1"
+}
+
+# Where the other queues stride, that of a memory provider still does not, and nothing is merged.
+beside_striding_queues() {
+	striding on
+	defer striding off
+	! ethtool -K "$NETGPU_DEV" lro on 2>/dev/null || lro_is off || fail "LRO is on together with the split"
+	transfer "$1" "$NETGPU_ADDR4" $((16 * MIB))
+	nic_ping
+}
+
+no_split_with_lro() {
+	ethtool -G "$NETGPU_DEV" tcp-data-split auto
+	striding on
+	defer striding off
+	ethtool -K "$NETGPU_DEV" lro on
+	lro_is on
+	! ethtool -G "$NETGPU_DEV" tcp-data-split on 2>/dev/null || fail "the split is on together with LRO"
+	ethtool -K "$NETGPU_DEV" lro off
 }
 
 jumbo() {
@@ -170,11 +194,13 @@ small_ring() {
 	check_log
 }
 
-plan 20
+plan 22
 nic_up
 nic_steer $QUEUE $PORT
 
+run no_split_with_lro
 run split_on
+run beside_striding_queues zcrx
 for program in zcrx devmem; do
 	run transfer $program $NETGPU_ADDR4 $((64 * MIB))
 	run transfer $program $NETGPU_ADDR6 $((64 * MIB))

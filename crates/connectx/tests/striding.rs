@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Striding receive queues: memory mapped by UMR, strides, header split and merging.
+//! Striding receive queues: memory mapped by UMR, strides, header split and merging, LRO.
 
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod driver;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use connectx::bits::Fields;
 use connectx::model::CX7;
-use driver::{CHECKSUMS, Cq, LARGE_SEND, Message, Port, SEND, Setup, Sq, headers, pattern};
+use driver::{CHECKSUMS, Cq, LARGE_SEND, Message, Port, SEND, Setup, Sq, headers, pattern, sum};
 use proptest::prelude::*;
 
 const PAUSE: Duration = Duration::from_millis(20);
@@ -60,6 +60,8 @@ fn umr(port: &Port<'_>, cq: &Cq<'_>, sq: &Sq<'_>, key: u32, first: u32, pages: &
 
 struct Striding<'s> {
     setup: &'s Setup,
+    rqn: u32,
+    counters: u32,
     record: u64,
     /// Receive memory: the pages in the order of the entries.
     pages: Vec<u64>,
@@ -69,6 +71,13 @@ struct Striding<'s> {
 impl<'s> Striding<'s> {
     /// A queue of four entries that receives everything at `port`; with `split`, header entries of 64 bytes, 64 an entry.
     fn new(port: &Port<'s>, cq: &Cq<'_>, split: bool) -> Self {
+        let queue = Self::unreached(port, cq, split);
+        port.receive_in(queue.rqn);
+        queue
+    }
+
+    /// The same, to which nothing goes.
+    fn unreached(port: &Port<'s>, cq: &Cq<'_>, split: bool) -> Self {
         let setup = port.setup;
         let memory = setup.alloc(4 * u64::from(ENTRY) + (1 << LOG_PAGE));
         let memory = memory.next_multiple_of(1 << LOG_PAGE);
@@ -92,8 +101,10 @@ impl<'s> Striding<'s> {
                 .u64(0x18, u64::from(entry * ENTRY));
             setup.write(ring + 32 * u64::from(entry), &wqe.0);
         }
+        let counters = port.create(Message::new(0x771, 16));
         let mut rq = Message::new(0x908, 0x118)
             .bits(0x28, 23, 0, cq.cqn)
+            .bits(0x2c, 31, 24, counters)
             .bits(0x50, 31, 28, 2)
             .bits(0x58, 23, 0, port.pd)
             .u64(0x60, record)
@@ -115,9 +126,10 @@ impl<'s> Striding<'s> {
                 .bits(0x08, 23, 0, rqn)
                 .bits(0x20, 23, 20, 1),
         );
-        port.receive_in(rqn);
         Self {
             setup,
+            rqn,
+            counters,
             record,
             pages,
             headers,
@@ -251,23 +263,238 @@ fn umr_error(cq: &Cq<'_>, sq: &Sq<'_>, key: u32, first: u32, pages: &[u64]) -> u
 }
 
 #[test]
-fn a_profile_without_them_refuses_all_of_it() {
+fn a_profile_without_it_refuses_header_split() {
     let setup = Setup::new(PAUSE);
     let port = setup.port(0);
     let cq = port.cq(4);
-    let key = Message::new(0x200, 0x120)
-        .bits(0x10, 15, 15, 1)
-        .bits(0x10, 9, 8, 1)
-        .bits(0x1c, 23, 0, port.pd)
-        .u32(0x44, 1)
-        .u32(0x48, 12);
-    assert_eq!(port.command(&key, 16).1[0], 3);
     let rq = Message::new(0x908, 0x118)
         .bits(0x28, 23, 0, cq.cqn)
         .bits(0x50, 31, 28, 2)
         .bits(0x58, 23, 0, port.pd)
-        .bits(0x70, 19, 16, 5);
-    assert_eq!(port.command(&rq, 16).1[0], 3);
+        .bits(0x70, 19, 16, 5)
+        .bits(0x70, 4, 0, 2)
+        .u64(0x110, setup.alloc(4096));
+    port.create(rq.clone());
+    let split = rq.u32(0x8c, 1 << 31 | 2 << 24 | 6 << 16 | 8);
+    assert_eq!(port.command(&split, 16).1[0], 3);
+}
+
+/// What a TIR asks for that merges into queue `rqn`: at most 8 KiB behind the IP header, that wait for `microseconds`.
+fn merging(message: Message, rqn: u32, microseconds: u32) -> Message {
+    let lro = microseconds << 12 | 3 << 8 | 8192 >> 8;
+    message.bits(0x3c, 23, 0, rqn).u32(0x30, lro)
+}
+
+/// A merging queue at the other end of a send queue.
+struct Merge<'s> {
+    setup: &'s Setup,
+    a: Port<'s>,
+    b: Port<'s>,
+    tx: Cq<'s>,
+    sq: Sq<'s>,
+    rx: Cq<'s>,
+    rq: Striding<'s>,
+    tir: u32,
+}
+
+/// Longer than any test takes.
+const LONG: u32 = 0xffff;
+
+impl<'s> Merge<'s> {
+    fn new(setup: &'s Setup, microseconds: u32) -> Self {
+        let (a, b) = (setup.port(0), setup.port(1));
+        let (tx, rx) = (a.cq(8), b.cq(6));
+        let sq = a.sq(&tx, 6);
+        let rq = Striding::unreached(&b, &rx, false);
+        let create = merging(Message::new(0x900, 0x110), rq.rqn, microseconds);
+        let tir = b.receive_by(create);
+        rq.posted(4);
+        Self {
+            setup,
+            a,
+            b,
+            tx,
+            sq,
+            rx,
+            rq,
+            tir,
+        }
+    }
+
+    /// Sends a segment of 500 bytes from `port` with sequence number `sequence` and `flags`.
+    fn segment(&self, port: u16, sequence: u32, flags: u8) {
+        let mut frame = headers(500);
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        frame[38..42].copy_from_slice(&sequence.to_be_bytes());
+        frame[47] = flags;
+        frame[48..50].copy_from_slice(&[0x12, 0x34]);
+        frame.extend(pattern(1000).split_off(sequence as usize % 500));
+        frame.truncate(554);
+        self.send(&frame, CHECKSUMS);
+    }
+
+    fn send(&self, frame: &[u8], flags: u8) {
+        let at = self.setup.alloc(4096);
+        self.setup.write(at, frame);
+        self.sq.send(self.a.key, flags, at, frame.len() as u32);
+        self.tx.wait();
+    }
+
+    /// Source port, sequence number, payload and segments of what comes next.
+    fn next(&self) -> (u16, u32, usize, u8) {
+        let completion = self.rx.wait();
+        let (entry, first, _, bytes) = strides(&completion);
+        if bytes == 0 {
+            return self.next();
+        }
+        let packet = self
+            .rq
+            .data(entry, u32::from(first) << LOG_STRIDE, bytes as usize);
+        let fields = Fields(&packet);
+        assert_eq!(completion[0x1c], 0b111, "intact");
+        (
+            fields.u16(34),
+            fields.u32(38),
+            packet.len() - 54,
+            completion[0x20],
+        )
+    }
+}
+
+const ACK: u8 = 0x10;
+const PUSH: u8 = 0x18;
+
+#[test]
+fn a_large_send_becomes_one_packet_again() {
+    let setup = Setup::new(PAUSE);
+    let merge = Merge::new(&setup, LONG);
+    let payload = pattern(7100);
+    let at = setup.alloc(8192);
+    setup.write(at, &payload);
+    let data = [(payload.len() as u32, merge.a.key, at)];
+    let mut header = headers(0);
+    header[42..50].copy_from_slice(&[1, 2, 3, 4, 5 << 4, 0x18, 5, 6]);
+    merge.sq.post(LARGE_SEND, CHECKSUMS, 1000, &header, &data);
+    merge.sq.ring();
+    let completion = merge.rx.wait();
+    assert_eq!(strides(&completion), (0, 0, 28, 7154));
+    assert_eq!(completion[0x04..0x0c], [0x40, 64, 5, 6, 1, 2, 3, 4]);
+    assert_eq!(completion[0x1c], 0b111, "intact");
+    assert_eq!(completion[0x1d] >> 4, 4, "data and an acknowledgement");
+    assert_eq!(completion[0x20], 8, "segments");
+    assert_eq!(Fields(&completion).u16(0x14), sum(&payload));
+    let packet = merge.rq.data(0, 0, 7154);
+    assert_eq!(packet[54..], payload);
+    assert_eq!(Fields(&packet).u32(38), 0, "the first one's header");
+}
+
+#[test]
+fn streams_may_come_in_turn() {
+    let setup = Setup::new(PAUSE);
+    let merge = Merge::new(&setup, LONG);
+    for (sequence, flags) in [(0, ACK), (500, ACK), (1000, PUSH)] {
+        for port in 1..=10 {
+            merge.segment(port, sequence, flags);
+        }
+    }
+    for port in 1..=10 {
+        assert_eq!(merge.next(), (port, 0, 1500, 3));
+    }
+    // One more than there can be: the first has to go.
+    for port in 1..=17 {
+        merge.segment(port, 0, ACK);
+    }
+    assert_eq!(merge.next(), (1, 0, 500, 0));
+}
+
+#[test]
+fn a_merged_packet_is_not_waited_for_forever() {
+    let setup = Setup::new(PAUSE);
+    let merge = Merge::new(&setup, 1000);
+    merge.segment(1, 0, ACK);
+    assert_eq!(merge.next(), (1, 0, 500, 0), "on its own, it is as it was");
+    merge.segment(1, 500, ACK);
+    merge.segment(2, 500, ACK);
+    assert_eq!(merge.next().0, 1);
+    assert_eq!(merge.next().0, 2);
+}
+
+#[test]
+fn what_does_not_continue_a_stream_ends_it() {
+    let setup = Setup::new(PAUSE);
+    let merge = Merge::new(&setup, LONG);
+    let begin = || {
+        merge.segment(1, 0, ACK);
+        merge.segment(1, 500, ACK);
+    };
+    // FIN, SYN.
+    for flag in [1, 2] {
+        begin();
+        merge.segment(1, 1000, ACK | flag);
+        assert_eq!(merge.next(), (1, 0, 1000, 2));
+        assert_eq!(merge.next(), (1, 1000, 500, 0));
+    }
+    begin();
+    merge.segment(1, 1500, PUSH);
+    assert_eq!(merge.next(), (1, 0, 1000, 2), "a gap");
+    assert_eq!(merge.next(), (1, 1500, 500, 0));
+    begin();
+    let mut broken = headers(500);
+    broken[34..36].copy_from_slice(&[0, 1]);
+    broken[38..42].copy_from_slice(&1000u32.to_be_bytes());
+    broken.extend([1; 500]);
+    merge.send(&broken, 0);
+    assert_eq!(merge.next(), (1, 0, 1000, 2), "a wrong checksum");
+    assert_eq!(merge.rx.wait()[0x1c] & 0b110, 0);
+    // 16 make 8020 bytes, and 8192 are allowed.
+    (0..18).for_each(|i| merge.segment(1, i * 500, ACK));
+    assert_eq!(merge.next(), (1, 0, 8000, 16), "as large as it may be");
+    merge.segment(1, 9000, PUSH);
+    assert_eq!(merge.next(), (1, 8000, 1500, 3));
+}
+
+#[test]
+fn padding_is_not_merged() {
+    let setup = Setup::new(PAUSE);
+    let merge = Merge::new(&setup, LONG);
+    merge.segment(1, 0, ACK);
+    let mut last = headers(1);
+    last[34..36].copy_from_slice(&[0, 1]);
+    last[38..42].copy_from_slice(&500u32.to_be_bytes());
+    last[47] = ACK;
+    last[48..50].copy_from_slice(&[0x12, 0x34]);
+    last.push(7);
+    merge.send(&last, CHECKSUMS);
+    assert_eq!(merge.next(), (1, 0, 501, 2));
+}
+
+#[test]
+fn merging_ends_when_it_is_told_to() {
+    let setup = Setup::new(PAUSE);
+    let merge = Merge::new(&setup, LONG);
+    merge.segment(1, 0, ACK);
+    let change = Message::new(0x901, 0x110).bits(0x08, 23, 0, merge.tir);
+    merge.b.accept(change.u64(0x10, 1));
+    merge.segment(1, 500, ACK);
+    assert_eq!(merge.next(), (1, 0, 500, 0), "what is there comes first");
+    assert_eq!(merge.next(), (1, 500, 500, 0));
+}
+
+#[test]
+fn a_queue_without_buffers_loses_merged_packets_in_the_end() {
+    let setup = Setup::new(PAUSE);
+    let merge = Merge::new(&setup, LONG);
+    // The entries have room for eight packets of 8 KiB.
+    let segments = 10 * 16;
+    (0..segments).for_each(|i| merge.segment(1, i * 500, ACK));
+    merge.segment(1, segments * 500, PUSH);
+    let completions = std::iter::from_fn(|| merge.rx.poll());
+    let received: u32 = completions
+        .map(|completion| u32::from(completion[0x20]))
+        .sum();
+    assert_eq!(received, 8 * 16);
+    let lost = merge.b.out_of_buffer(merge.rq.counters);
+    assert_eq!(lost, 3, "two of 16 segments, and the last one");
 }
 
 proptest! {

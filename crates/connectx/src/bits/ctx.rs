@@ -362,6 +362,35 @@ impl HashContext {
     }
 }
 
+/// What of a transport interface receive context is about large receive offload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LroContext {
+    /// Segments over IPv4 are merged.
+    pub ipv4: bool,
+    /// Those over IPv6.
+    pub ipv6: bool,
+    /// The most bytes behind the IP header of a merged packet.
+    pub max_ip_payload: usize,
+    /// How long a merged packet waits for another segment.
+    pub timeout: Duration,
+}
+
+impl LroContext {
+    /// Reads that part of a `tirc`.
+    pub fn decode(fields: Fields<'_>) -> Result<Self, Refusal> {
+        let mask = fields.bits(0x10, 11, 8);
+        if mask & !3 != 0 {
+            return Err(Refusal::param("TIR: merging over IPv4 and IPv6 only"));
+        }
+        Ok(Self {
+            ipv4: mask & 1 != 0,
+            ipv6: mask & 2 != 0,
+            max_ip_payload: (fields.bits(0x10, 7, 0) as usize) << 8,
+            timeout: Duration::from_micros(fields.bits(0x10, 27, 12).into()),
+        })
+    }
+}
+
 /// Where a TIR sends packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TirTarget {
@@ -378,14 +407,13 @@ pub struct TirContext {
     pub target: TirTarget,
     /// Hash.
     pub hash: HashContext,
+    /// Large receive offload.
+    pub lro: LroContext,
 }
 
 impl TirContext {
     /// Reads a `tirc`.
     pub fn decode(fields: Fields<'_>) -> Result<Self, Refusal> {
-        if fields.bits(0x10, 11, 8) != 0 {
-            return Err(Refusal::param("TIR: no packet merging in this profile"));
-        }
         let target = match fields.bits(0x04, 31, 28) {
             0 => TirTarget::Direct(fields.bits(0x1c, 23, 0)),
             1 => TirTarget::Indirect(fields.bits(0x20, 23, 0)),
@@ -394,6 +422,7 @@ impl TirContext {
         Ok(Self {
             target,
             hash: HashContext::decode(fields)?,
+            lro: LroContext::decode(fields)?,
         })
     }
 }
@@ -570,6 +599,19 @@ mod tests {
             MkeyContext::decode(Fields(&bytes), Fields(&table)).is_err(),
             "KSM"
         );
+    }
+
+    /// As the driver asks for it.
+    #[test]
+    fn large_receive_offload() {
+        let mut bytes = [0u8; 0xf0];
+        FieldsMut(&mut bytes).set_u32(0x10, 32 << 12 | 3 << 8 | 0xff);
+        let lro = LroContext::decode(Fields(&bytes)).unwrap();
+        assert!(lro.ipv4 && lro.ipv6);
+        assert_eq!(lro.max_ip_payload, 65280);
+        assert_eq!(lro.timeout, Duration::from_micros(32));
+        FieldsMut(&mut bytes).set_bits(0x10, 11, 8, 4);
+        assert!(LroContext::decode(Fields(&bytes)).is_err());
     }
 
     #[test]

@@ -108,6 +108,21 @@ pub enum Syndrome {
     Flush = 0x05,
 }
 
+/// What a receiver learns about segments that were merged into one packet (LRO).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// How many they are.
+    pub segments: u8,
+    /// The last one has PSH.
+    pub push: bool,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// TCP window.
+    pub window: u16,
+    /// TCP acknowledgement number.
+    pub acknowledgement: u32,
+}
+
 /// What a receiver learns about a packet besides its bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RxInfo {
@@ -117,7 +132,7 @@ pub struct RxInfo {
     pub hash: u32,
     /// What went into the hash: bits 3:2 1 IPv4, 2 IPv6; bits 7:6 1 TCP, 2 UDP.
     pub hash_type: u8,
-    /// Folded one's-complement sum of everything behind the Ethernet header.
+    /// Folded one's-complement sum of everything behind the Ethernet header; of merged segments that of the payload.
     pub checksum: u16,
     /// The frame's addresses were looked at and are fine.
     pub l2_ok: bool,
@@ -131,6 +146,8 @@ pub struct RxInfo {
     pub vlan: Option<u16>,
     /// Flow tag of the rule that chose the queue.
     pub flow_tag: u32,
+    /// Segments that it was merged from.
+    pub merged: Option<Merged>,
 }
 
 /// A completion, without its owner bit.
@@ -163,6 +180,13 @@ impl Cqe {
         cqe.0[0x10] = info.hash_type;
         cqe.0[0x1c] = u8::from(info.l2_ok) | u8::from(info.l3_ok) << 1 | u8::from(info.l4_ok) << 2;
         cqe.0[0x1d] = u8::from(info.vlan.is_some()) | info.l4_type << 4;
+        if let Some(merged) = &info.merged {
+            let mut fields = FieldsMut(&mut cqe.0);
+            fields.set_bytes(0x04, &[u8::from(merged.push) << 6, merged.ttl]);
+            fields.set_u16(0x06, merged.window);
+            fields.set_u32(0x08, merged.acknowledgement);
+            fields.set_bytes(0x20, &[merged.segments]);
+        }
         cqe
     }
 
@@ -227,6 +251,25 @@ mod tests {
         assert_eq!(cqe.0[0x1c], 0b110);
         assert_eq!(cqe.0[0x1d], 0x11);
         assert_eq!(cqe.0[0x3f], 0x20);
+    }
+
+    #[test]
+    fn a_completion_of_merged_segments() {
+        let merged = Merged {
+            segments: 3,
+            push: true,
+            ttl: 64,
+            window: 0x1234,
+            acknowledgement: 0x5678_9abc,
+        };
+        let info = RxInfo {
+            merged: Some(merged),
+            ..RxInfo::default()
+        };
+        let cqe = Cqe::received(0, &info);
+        let expected = [0x40, 64, 0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc];
+        assert_eq!(cqe.0[0x04..0x0c], expected);
+        assert_eq!(Fields(&cqe.0).u32(0x20), 3 << 24);
     }
 
     #[test]

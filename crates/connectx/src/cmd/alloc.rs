@@ -8,9 +8,6 @@ use crate::obj::counter::QueueCounters;
 use crate::obj::mkey::{Mkey, Pages, Space};
 use crate::obj::port::Port;
 
-/// Capability `umr_ptr_rlky`: keys can be changed by UMR.
-const UMR_PTR_RLKY: (usize, u32) = (0x44, 15);
-
 pub fn alloc_pd(port: &mut Port, _: Input<'_>, output: &mut Output<'_>) -> Result {
     output.set_number(port.hca.pds.insert(())?);
     Ok(())
@@ -69,9 +66,6 @@ pub fn create_mkey(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -
         umr,
         pages,
     } = MkeyContext::decode(input.0.from(0x10), input.0.from(0x110))?;
-    if umr && !port.hca.can(UMR_PTR_RLKY.0, UMR_PTR_RLKY.1) {
-        return Err(Refusal::param("memory key: no UMR in this profile"));
-    }
     if port.hca.pds.get(pd).is_none() {
         return Err(Refusal::resource("memory key: no such protection domain"));
     }

@@ -23,8 +23,6 @@ const PAGES_AT: usize = 0x110;
 /// Where the context starts in commands about send and receive queues.
 const CONTEXT_AT: usize = 0x20;
 const LOG_ENTRY: u32 = ENTRY.ilog2();
-/// Capability `striding_rq`.
-const STRIDING_RQ: (usize, u32) = (0x40, 30);
 /// Capability `shampo`.
 const SHAMPO: (usize, u32) = (0x54, 20);
 
@@ -188,12 +186,10 @@ pub fn create_rq(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> 
         wq,
         striding,
     } = RqContext::decode(input.0.from(CONTEXT_AT))?;
-    if let Some(striding) = &striding
-        && (!port.hca.can(STRIDING_RQ.0, STRIDING_RQ.1)
-            || (striding.split.is_some() && !port.hca.can(SHAMPO.0, SHAMPO.1)))
-    {
+    let splits = striding.is_some_and(|striding| striding.split.is_some());
+    if splits && !port.hca.can(SHAMPO.0, SHAMPO.1) {
         return Err(Refusal::param(
-            "receive queue: no striding, or no header split, in this profile",
+            "receive queue: no header split in this profile",
         ));
     }
     if port.hca.cqs.get(cqn).is_none() {

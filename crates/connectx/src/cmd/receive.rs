@@ -2,7 +2,7 @@
 //! Commands about indirection tables and transport interface receive objects.
 
 use super::{Input, Output, Result};
-use crate::bits::ctx::{HashContext, TirContext};
+use crate::bits::ctx::{HashContext, LroContext, TirContext};
 use crate::bits::op::{Refusal, Status};
 use crate::obj::port::Port;
 use crate::obj::tir::{MAX_RQT, Rqt, Tir};
@@ -65,10 +65,11 @@ pub fn create_tir(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) ->
 
 pub fn modify_tir(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result {
     /// Bits of the modification mask, `struct mlx5_ifc_modify_tir_bitmask_bits`.
+    const PACKET_MERGE: u64 = 1 << 0;
     const HASH: u64 = 1 << 2;
     const SELF_LOOPBACK: u64 = 1 << 4;
     let mask = input.0.u64(0x10);
-    if mask & !(HASH | SELF_LOOPBACK) != 0 {
+    if mask & !(PACKET_MERGE | HASH | SELF_LOOPBACK) != 0 {
         return Err(Refusal::param("TIR: this cannot be changed"));
     }
     let tir = port
@@ -78,6 +79,9 @@ pub fn modify_tir(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Resu
         .ok_or(Refusal::resource("no such TIR"))?;
     if mask & HASH != 0 {
         tir.set_hash(&HashContext::decode(input.0.from(CONTEXT_AT))?);
+    }
+    if mask & PACKET_MERGE != 0 {
+        tir.set_lro(&LroContext::decode(input.0.from(CONTEXT_AT))?);
     }
     Ok(())
 }

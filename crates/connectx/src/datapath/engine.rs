@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::gather::Cursor;
 use super::link::{Cable, peer};
+use super::merge::close_due;
 use super::packet::Headers;
 use super::rx::{Frame, Outcome, Route, from_cable, route};
 use super::tx::{self, Step};
@@ -28,7 +28,7 @@ use crate::obj::rq::RqState;
 /// Packets that are moved with the lock held.
 const BATCH: u32 = 64;
 /// How long a sleep is while a receiver is out of buffers: its queue has no doorbell.
-const RETRY: Duration = Duration::from_micros(50);
+pub(super) const RETRY: Duration = Duration::from_micros(50);
 /// The longest time that is spent looking for work before sleeping.
 const MAX_POLL: Duration = Duration::from_micros(50);
 /// The shortest.
@@ -149,16 +149,23 @@ pub struct Batch<'p> {
     pub arrived: Wired,
     /// What the drivers are to be told.
     pub completions: Completions<'p>,
+    /// Receive queues with packets that are not whole yet, by port and number, and when to look at them.
+    pub unfinished: Vec<(Instant, usize, u32)>,
 }
 
 impl Batch<'_> {
-    /// Ends the batch of port `me`. `later` gets the completion queues that have to be looked at.
+    /// Ends the batch of port `me`. `later` gets the queues that have to be looked at.
     fn finish(self, ports: &[Port; 2], me: usize, later: &mut Vec<Later>) {
+        later.extend(self.unfinished.into_iter().map(|(due, port, rqn)| Later {
+            due,
+            port,
+            queue: Queue::Receive(rqn),
+        }));
         self.completions.write(|due, port, cq| {
             later.push(Later {
                 due,
                 port: usize::from(std::ptr::eq(port, &ports[1])),
-                cqn: cq.number,
+                queue: Queue::Completion(cq.number),
             });
         });
         let (here, there) = (&ports[me], &ports[peer(me)]);
@@ -171,11 +178,19 @@ impl Batch<'_> {
     }
 }
 
-/// A completion queue whose driver is to be told later.
+/// A queue that is to be looked at later.
 struct Later {
     due: Instant,
     port: usize,
-    cqn: u32,
+    queue: Queue,
+}
+
+/// A queue, by number.
+enum Queue {
+    /// Its driver is to be told of moderated completions.
+    Completion(u32),
+    /// It has packets that are not whole yet.
+    Receive(u32),
 }
 
 /// Remembers where the last packet went, and keeps the receive queue locked: the next one most often goes there too.
@@ -236,7 +251,7 @@ pub struct Engine<'c> {
     patience: Patience,
     /// When the next frame arrives that is on the wire.
     arrival: Option<Instant>,
-    /// Queues with moderated completions.
+    /// Queues that wait for time to pass.
     later: Vec<Later>,
 }
 
@@ -291,16 +306,19 @@ impl<'c> Engine<'c> {
         let (cable, me) = (self.cable, self.me);
         self.ready.extend(self.blocked.drain(..));
         let ports = &*cable.ports.read();
+        let mut batch = Batch::default();
+        let now = Instant::now;
         self.later.retain_mut(|later| {
+            let port = &ports[later.port];
             // A queue that is gone by now has nobody to tell.
-            let cqs = &ports[later.port].hca.cqs;
-            let again = cqs
-                .get(later.cqn)
-                .and_then(|cq| cq.look(&ports[later.port]));
+            let again = match later.queue {
+                Queue::Completion(cqn) => port.hca.cqs.get(cqn).and_then(|cq| cq.look(port)),
+                Queue::Receive(_) if later.due > now() => Some(later.due),
+                Queue::Receive(rqn) => close_due(ports, later.port, rqn, &mut batch, cable.pause),
+            };
             again.inspect(|&due| later.due = due).is_some()
         });
         let mut wire = cable.wire(me);
-        let mut batch = Batch::default();
         let mut budget = BATCH;
         while budget > 0
             && let Some(sqn) = self.ready.pop_front()
@@ -359,12 +377,8 @@ fn arrive<'p>(
             continue;
         }
         let frame = Frame {
-            head: &mut flying.bytes,
-            body: Cursor::new(&[]),
-            length: 0,
-            fill: None,
             lie: flying.lie,
-            with_fcs: false,
+            ..Frame::whole(&mut flying.bytes)
         };
         let (here, there) = (&ports[me].physical, &ports[peer(me)].physical);
         let patient = there.can_pause(here) && now - flying.due < pause;

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod fcs;
 pub mod gather;
 pub mod link;
+pub mod merge;
 pub mod packet;
 pub mod rss;
 pub mod rx;

@@ -279,6 +279,11 @@ impl<'a> Headers<'a> {
         Some(())
     }
 
+    /// Where they are.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// Where the last understood header ends.
     pub fn end(&self) -> usize {
         self.layout.end

@@ -5,14 +5,16 @@ use super::checksum::Sum;
 use super::engine::Batch;
 use super::fcs::fcs;
 use super::gather::Cursor;
-use super::packet::{ETHERNET, Headers, Transport, VLAN_TAG};
-use crate::bits::event::{RxInfo, Syndrome};
+use super::packet::{ETHERNET, Headers, Layout, Transport, VLAN_TAG};
+use crate::bits::event::{Merged, RxInfo, Syndrome};
 use crate::fault::Arrival;
+use crate::mem::Slice;
 use crate::obj::counter::{self, QueueCounters};
-use crate::obj::cq::Cq;
+use crate::obj::cq::{Completions, Cq};
 use crate::obj::flow::{MatchKey, Unwanted};
+use crate::obj::lro::{Label, Lro};
 use crate::obj::port::Port;
-use crate::obj::rq::{NoPlace, Rq};
+use crate::obj::rq::{NoPlace, Rq, RqState};
 use crate::obj::series::Segment;
 use crate::obj::striding::Shape;
 
@@ -32,7 +34,19 @@ pub struct Frame<'a, 'p> {
     pub with_fcs: bool,
 }
 
-impl Frame<'_, '_> {
+impl<'a> Frame<'a, '_> {
+    /// A frame whose bytes are all in `bytes`.
+    pub fn whole(bytes: &'a mut [u8]) -> Self {
+        Self {
+            head: bytes,
+            body: Cursor::new(&[]),
+            length: 0,
+            fill: None,
+            lie: false,
+            with_fcs: false,
+        }
+    }
+
     /// The frame as it is on the cable.
     pub fn flatten(mut self) -> Vec<u8> {
         let total = self.head.len() + self.length;
@@ -62,9 +76,32 @@ pub struct Route<'p> {
     pub(super) rq: &'p Rq,
     cq: &'p Cq,
     counters: Option<&'p QueueCounters>,
-    hash: u32,
-    hash_type: u8,
-    flow_tag: u32,
+    pub(super) label: Label,
+    /// What is merged.
+    pub(super) lro: Option<&'p Lro>,
+}
+
+impl<'p> Route<'p> {
+    /// To queue `rq` of `port`, if that still has a place for completions.
+    pub(super) fn to(
+        port: &'p Port,
+        rq: &'p Rq,
+        label: Label,
+        lro: Option<&'p Lro>,
+    ) -> Option<Self> {
+        Some(Self {
+            rq,
+            cq: port.hca.cqs.get(rq.cqn)?,
+            counters: port.hca.counters.get(rq.counters),
+            label,
+            // Elsewhere there is no room for a merged packet, or the driver wants each segment's headers.
+            lro: lro.filter(|_| {
+                rq.striding
+                    .as_ref()
+                    .is_some_and(|striding| !striding.splits())
+            }),
+        })
+    }
 }
 
 /// Finds out where `port` wants a packet.
@@ -73,16 +110,12 @@ pub fn route<'p>(port: &'p Port, headers: &Headers, key: &MatchKey) -> Result<Ro
     let queue = || {
         let tir = port.hca.tirs.get(tirn)?;
         let (rqn, hash, hash_type) = tir.select(&port.hca.rqts, headers)?;
-        let rq = port.hca.rqs.get(rqn)?;
-        let cq = port.hca.cqs.get(rq.cqn)?;
-        Some(Route {
-            rq,
-            cq,
-            counters: port.hca.counters.get(rq.counters),
+        let label = Label {
             hash,
             hash_type,
             flow_tag,
-        })
+        };
+        Route::to(port, port.hca.rqs.get(rqn)?, label, tir.lro())
     };
     queue().ok_or(Unwanted::Dropped)
 }
@@ -143,7 +176,7 @@ impl Transported {
     }
 
     /// Whether the checksum is right.
-    fn intact(&self, head: &[u8], payload: Sum) -> bool {
+    pub(super) fn intact(&self, head: &[u8], payload: Sum) -> bool {
         let none =
             self.protocol == Transport::Udp && head[self.field()..self.field() + 2] == [0, 0];
         none || self.sum(head, payload).fold() == 0xffff
@@ -209,77 +242,120 @@ pub fn receive<'p>(
         let mut bytes = frame.flatten();
         bytes.extend(fcs(&bytes));
         let frame = Frame {
-            head: &mut bytes,
-            body: Cursor::new(&[]),
-            length: 0,
-            fill: None,
             lie,
             with_fcs: true,
+            ..Frame::whole(&mut bytes)
         };
         return receive(ports, to, frame, batch, patient);
     }
-    let stripped = headers.cvlan().filter(|_| !route.rq.keep_vlan);
-    let total = frame.head.len() + frame.length;
-    let cut = if stripped.is_some() { VLAN_TAG } else { 0 };
-    let stored = total - cut;
-    let shape = shape(route.rq, frame.head, &headers, total, cut);
-    let places = &mut batch.places;
-    let place = match port.faults.arrival() {
-        Arrival::Well => {
-            let (rq, completions) = (route.rq, &mut batch.completions);
-            rq.place(port, route.cq, state, &shape, places, completions)
-        }
-        Arrival::Starved => Err(NoPlace::Wait),
-        Arrival::Fails => {
-            let (syndrome, completions) = (Syndrome::LocalProtection, &mut batch.completions);
-            route.rq.fail(port, route.cq, state, syndrome, completions);
-            Err(NoPlace::Starved)
-        }
+    let mut receiver = Receiver {
+        port,
+        route,
+        state,
+        places: &mut batch.places,
+        completions: &mut batch.completions,
     };
-    let place = match place {
-        Ok(place) => place,
-        Err(NoPlace::Wait) if patient => return Outcome::Blocked,
-        Err(NoPlace::Wait | NoPlace::Starved) => {
-            state.starved = true;
-            if let Some(counters) = route.counters {
-                counters.out_of_buffer.add(1);
+    let merging = route.lro.is_some() || !receiver.state.sessions.is_empty();
+    if !merging || !matches!(headers.transport_at(), Some((Transport::Tcp, _))) {
+        let layout = headers.layout();
+        return receiver.deliver(frame, &layout, None, patient);
+    }
+    let outcome = receiver.merge(frame, patient);
+    if let Some(due) = receiver.state.sessions.look() {
+        batch.unfinished.push((due, to, route.rq.number));
+    }
+    outcome
+}
+
+/// Who puts packets into one receive queue.
+pub(super) struct Receiver<'b, 'p> {
+    pub(super) port: &'p Port,
+    pub(super) route: Route<'p>,
+    pub(super) state: &'b mut RqState,
+    /// Room for the places of a packet.
+    pub(super) places: &'b mut Vec<Slice<'p>>,
+    pub(super) completions: &'b mut Completions<'p>,
+}
+
+impl Receiver<'_, '_> {
+    /// Puts a packet with headers of `layout` into the queue. `merged` says that it is several segments.
+    pub(super) fn deliver(
+        &mut self,
+        frame: Frame<'_, '_>,
+        layout: &Layout,
+        merged: Option<Merged>,
+        patient: bool,
+    ) -> Outcome {
+        let Route {
+            rq,
+            cq,
+            counters,
+            label,
+            ..
+        } = self.route;
+        let port = self.port;
+        let headers = layout.of(frame.head);
+        let stripped = headers.cvlan().filter(|_| !rq.keep_vlan);
+        let total = frame.head.len() + frame.length;
+        let cut = if stripped.is_some() { VLAN_TAG } else { 0 };
+        let shape = shape(rq, frame.head, &headers, total, cut);
+        let place = match port.faults.arrival() {
+            Arrival::Well => rq.place(port, cq, self.state, &shape, self.places, self.completions),
+            Arrival::Starved => Err(NoPlace::Wait),
+            Arrival::Fails => {
+                rq.fail(
+                    port,
+                    cq,
+                    self.state,
+                    Syndrome::LocalProtection,
+                    self.completions,
+                );
+                Err(NoPlace::Starved)
             }
-            return Outcome::Done;
+        };
+        let place = match place {
+            Ok(place) => place,
+            Err(NoPlace::Wait) if patient => return Outcome::Blocked,
+            Err(NoPlace::Wait | NoPlace::Starved) => {
+                self.state.starved = true;
+                if let Some(counters) = counters {
+                    counters.out_of_buffer.add(1);
+                }
+                return Outcome::Done;
+            }
+            Err(NoPlace::Discard) => {
+                port.counters.too_large.add(1);
+                return Outcome::Done;
+            }
+        };
+        for place in &*self.places {
+            place.prefetch();
         }
-        Err(NoPlace::Discard) => {
-            port.counters.too_large.add(1);
-            return Outcome::Done;
+        let info = RxInfo {
+            length: (total - cut) as u32,
+            hash: label.hash,
+            hash_type: label.hash_type,
+            flow_tag: label.flow_tag,
+            vlan: stripped,
+            l2_ok: true,
+            l3_ok: headers.ip_intact(),
+            merged,
+            ..RxInfo::default()
+        };
+        let transported = Transported::of(&headers, total);
+        let lie = frame.lie;
+        let payload = merged.map(|_| Sum::of(&frame.head[headers.end()..]).fold());
+        let mut info = store(frame, transported.as_ref(), Cursor::new(self.places), info);
+        info.checksum = payload.unwrap_or(info.checksum);
+        if lie {
+            info.l3_ok = !info.l3_ok;
+            info.l4_ok = !info.l4_ok;
+            info.checksum = !info.checksum;
         }
-    };
-    for place in &batch.places {
-        place.prefetch();
+        let entry = rq.received(self.state, &place, &info);
+        self.completions.push(port, cq, entry);
+        Outcome::Done
     }
-    let info = RxInfo {
-        length: stored as u32,
-        hash: route.hash,
-        hash_type: route.hash_type,
-        flow_tag: route.flow_tag,
-        vlan: stripped,
-        l2_ok: true,
-        l3_ok: headers.ip_intact(),
-        ..RxInfo::default()
-    };
-    let transported = Transported::of(&headers, total);
-    let lie = frame.lie;
-    let mut info = store(
-        frame,
-        transported.as_ref(),
-        Cursor::new(&batch.places),
-        info,
-    );
-    if lie {
-        info.l3_ok = !info.l3_ok;
-        info.l4_ok = !info.l4_ok;
-        info.checksum = !info.checksum;
-    }
-    let entry = route.rq.received(state, &place, &info);
-    batch.completions.push(port, route.cq, entry);
-    Outcome::Done
 }
 
 /// What laying down a packet of `total` bytes, of which `cut` are taken off, depends on.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! ConnectX-5: cyclic receive queues, checksum and segmentation offload, RSS, flow steering.
+//! ConnectX-5: cyclic receive queues, and striding ones whose memory is mapped by UMR, checksum and segmentation offload, LRO, RSS,
+//! flow steering.
 
 use super::eeprom::QSFP28;
 use super::rates::UP_TO_100G;
@@ -74,13 +75,16 @@ const GENERAL: &[Capability] = &[
     // port_type (1 = Ethernet), num_ports
     (0x34, 9, 8, 1),
     (0x34, 7, 0, 1),
-    // eth_net_offloads
+    // striding_rq, of 512 strides an entry at least: the driver takes cyclic queues until it is told not to; eth_net_offloads
+    (0x40, 30, 30, 1),
     (0x40, 3, 3, 1),
     // cq_oi, cq_resize, cq_moderation, cq_period_mode_modify
     (0x44, 31, 31, 1),
     (0x44, 30, 30, 1),
     (0x44, 29, 29, 1),
     (0x44, 28, 28, 1),
+    // umr_ptr_rlky
+    (0x44, 15, 15, 1),
     // cq_period_start_from_cqe
     (0x44, 20, 20, 1),
     // log_pg_sz
@@ -127,14 +131,19 @@ const ETHERNET_OFFLOADS: &[Capability] = &[
     // csum_cap, vlan_cap
     (0x00, 31, 31, 1),
     (0x00, 30, 30, 1),
+    // lro_cap, lro_psh_flag, lro_time_stamp
+    (0x00, 29, 29, 1),
+    (0x00, 28, 28, 1),
+    (0x00, 27, 27, 1),
     // self_lb_en_modifiable
     (0x00, 23, 23, 1),
     // max_lso_cap
     (0x00, 20, 16, 16),
     // wqe_inline_mode (2 = no inline headers required)
     (0x00, 13, 12, 2),
-    // rss_ind_tbl_cap, scatter_fcs
+    // rss_ind_tbl_cap, reg_umr_sq, scatter_fcs
     (0x00, 11, 8, 8),
+    (0x00, 7, 7, 1),
     (0x00, 6, 6, 1),
     // tunnel_stateless_gre, tunnel_stateless_vxlan
     (0x00, 1, 1, 1),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! ConnectX-7: all of [`super::CX5`], and striding receive queues whose memory is mapped by UMR,
-//! header split and hardware GRO (SHAMPO).
+//! ConnectX-7: all of [`super::CX5`], striding receive queues with any number of strides, which the driver prefers then, and header
+//! split and hardware GRO (SHAMPO).
 
 use super::eeprom::QSFP112;
 use super::rates::UP_TO_400G;
@@ -38,8 +38,7 @@ impl Model for Cx7 {
     fn capabilities(&self, kind: CapabilityType) -> Vec<Capability> {
         let more = match kind {
             CapabilityType::General => GENERAL,
-            CapabilityType::EthernetOffloads => ETHERNET_OFFLOADS,
-            CapabilityType::FlowTable => &[],
+            CapabilityType::EthernetOffloads | CapabilityType::FlowTable => &[],
             CapabilityType::Shampo => SHAMPO,
             CapabilityType::General2 => GENERAL_2,
         };
@@ -55,10 +54,6 @@ const GENERAL: &[Capability] = &[
     (0x04, 31, 31, 1),
     // fixed_buffer_size, without which the driver does not try header split
     (0x20, 23, 23, 1),
-    // striding_rq
-    (0x40, 30, 30, 1),
-    // umr_ptr_rlky
-    (0x44, 15, 15, 1),
     // shampo
     (0x54, 20, 20, 1),
     // ext_stride_num_range: fewer than 512 strides an entry, as the driver wants at an MTU of 1500
@@ -72,12 +67,6 @@ const GENERAL_2: &[Capability] = &[
     // min_mkey_log_entity_size_fixed_buffer, and that it is valid
     (0x70, 20, 16, 8),
     (0x80, 30, 30, 1),
-];
-
-/// `struct mlx5_ifc_per_protocol_networking_offload_caps_bits`.
-const ETHERNET_OFFLOADS: &[Capability] = &[
-    // reg_umr_sq
-    (0x00, 7, 7, 1),
 ];
 
 /// `struct mlx5_ifc_shampo_cap_bits`.

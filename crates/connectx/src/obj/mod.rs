@@ -10,6 +10,7 @@ pub mod counter;
 pub mod cq;
 pub mod eq;
 pub mod flow;
+pub mod lro;
 pub mod mkey;
 pub mod physical;
 pub mod port;

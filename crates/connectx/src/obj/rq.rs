@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tracing::error;
 
 use super::cq::{Completions, Cq};
+use super::lro::Sessions;
 use super::mkey::KeyFault;
 use super::port::Port;
 use super::ring::Ring;
@@ -55,6 +56,8 @@ pub struct RqState {
     pub starved: bool,
     /// The entry in use, of a striding queue.
     pub fill: Fill,
+    /// Packets that are not whole yet (LRO).
+    pub sessions: Sessions,
 }
 
 impl RqState {
@@ -66,6 +69,7 @@ impl RqState {
             producer: 0,
             starved: true,
             fill: Fill::default(),
+            sessions: Sessions::default(),
         }
     }
 

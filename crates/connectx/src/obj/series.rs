@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hardware GRO: which TCP segments continue which, so that their payloads lie one behind the other.
+//! Hardware GRO and LRO: which TCP segments continue which, so that their payloads lie one behind the other.
 //!
-//! The driver keeps the headers of the first segment, and of the others takes FIN and PSH, and
+//! Of hardware GRO the driver keeps the headers of the first segment, and of the others takes FIN and PSH, and
 //! the identification of the second. So segments go together only if nothing else differs.
 
 use crate::datapath::packet::{Headers, Ip, Transport};
@@ -73,6 +73,11 @@ impl Segment {
             payload: payload as u32,
             last: flags & (FIN | PSH) != 0,
         })
+    }
+
+    /// Whether nothing is to wait for what follows it.
+    pub fn is_last(&self) -> bool {
+        self.last
     }
 }
 

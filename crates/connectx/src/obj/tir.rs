@@ -2,7 +2,8 @@
 //! Transport interface receive objects: how a stream of packets is spread over receive queues.
 
 use super::Table;
-use crate::bits::ctx::{HashContext, TirContext, TirTarget};
+use super::lro::Lro;
+use crate::bits::ctx::{HashContext, LroContext, TirContext, TirTarget};
 use crate::datapath::packet::Headers;
 use crate::datapath::rss::Hasher;
 
@@ -23,6 +24,7 @@ pub struct Rqt {
 pub struct Tir {
     target: TirTarget,
     hasher: Hasher,
+    lro: Option<Lro>,
 }
 
 impl Tir {
@@ -31,12 +33,23 @@ impl Tir {
         Self {
             target: context.target,
             hasher: Hasher::new(&context.hash),
+            lro: Lro::new(&context.lro),
         }
     }
 
     /// Changes how packets are spread.
     pub fn set_hash(&mut self, hash: &HashContext) {
         self.hasher = Hasher::new(hash);
+    }
+
+    /// Changes what is merged.
+    pub fn set_lro(&mut self, lro: &LroContext) {
+        self.lro = Lro::new(lro);
+    }
+
+    /// What is merged, if anything.
+    pub fn lro(&self) -> Option<&Lro> {
+        self.lro.as_ref()
     }
 
     /// The receive queue for a packet, its hash and the hash's type.

@@ -193,6 +193,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
 }
 
 /// Builds a message.
+#[derive(Clone)]
 pub struct Message(pub Vec<u8>);
 
 impl Message {
@@ -436,7 +437,12 @@ impl<'s> Port<'s> {
 
     /// The same for the queue `rqn`.
     pub fn receive_in(&self, rqn: u32) {
-        let tir = self.create(Message::new(0x900, 0x110).bits(0x3c, 23, 0, rqn));
+        self.receive_by(Message::new(0x900, 0x110).bits(0x3c, 23, 0, rqn));
+    }
+
+    /// All packets go to the TIR that `tir` makes; returns its number.
+    pub fn receive_by(&self, tir: Message) -> u32 {
+        let tir = self.create(tir);
         let table = self.create(Message::new(0x930, 0x40));
         let group = Message::new(0x933, 0x400).bits(0x14, 23, 0, table);
         let group = self.create(group);
@@ -449,6 +455,7 @@ impl<'s> Port<'s> {
             .bits(0x340, 23, 0, tir);
         self.accept(rule);
         self.accept(Message::new(0x92f, 0x40).bits(0x14, 23, 0, table));
+        tir
     }
 
     /// The out_of_buffer counter of a set.
