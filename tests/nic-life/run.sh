@@ -212,6 +212,30 @@ ethtool_asks() {
 	check_log
 }
 
+receives_datagrams() {
+	[ -n "$(ss -Hlun 'sport = :7000')" ]
+}
+
+# The driver starts the clocks of both ports with the time of day.
+time_stamps() {
+	local receiver received sent now
+	tells 'hardware-transmit' ethtool -T "$NETGPU_DEV"
+	tells 'hardware-receive' ethtool -T "$NETGPU_DEV"
+	tells 'hardware-raw-clock' ethtool -T "$NETGPU_DEV"
+	./stamp receive "$NETGPU_DEV" "$NETGPU_ADDR4" 7000 >"$ktap_tmp/received" 2>&1 &
+	receiver=$!
+	defer quietly kill $receiver
+	until_true 10 receives_datagrams
+	sent=$(in_peer ./stamp send "$NETGPU_PEER_DEV" "$NETGPU_ADDR4" 7000 2>&1) || fail "$sent"
+	wait $receiver || fail "$(cat "$ktap_tmp/received")"
+	received=$(cat "$ktap_tmp/received")
+	now=$(date +%s)
+	note "sent at $sent, received at $received, now $now"
+	[ $((received / 1000000000)) -ge $((now - 5)) ] && [ $((received / 1000000000)) -le $((now + 5)) ] || fail "not the time of day"
+	[ $((received - sent)) -gt -1000000000 ] && [ $((received - sent)) -lt 1000000000 ] || fail "the clocks are more than a second apart"
+	check_log
+}
+
 # The chip has one, and a copper cable has none.
 thermometer() {
 	local sensors
@@ -389,7 +413,7 @@ recovered() {
 	dmesg | grep -q "$(nic_pci): .*health recovery succeeded"
 }
 
-plan 25
+plan 26
 nic_up
 run link_of_both_ends
 run plugs
@@ -399,6 +423,7 @@ run pause_frames
 run counters_add_up
 run groups_of_counters
 run ethtool_asks
+run time_stamps
 run thermometer
 run coalescing
 run private_flags

@@ -61,6 +61,7 @@
 //! `drivers/net/ethernet/mellanox/mlx5/core/` of Linux. Names of structures and fields are from there.
 
 pub mod bits;
+pub mod clock;
 pub mod cmd;
 pub mod control;
 pub mod datapath;

@@ -190,6 +190,18 @@ impl Cqe {
         cqe
     }
 
+    /// Sets the time of the card's clock. An error has none: the syndrome stands there.
+    pub fn set_time(&mut self, time: u64) {
+        if !self.is_error() {
+            FieldsMut(&mut self.0).set_u64(0x30, time);
+        }
+    }
+
+    fn is_error(&self) -> bool {
+        const ERRORS: [CqeOpcode; 2] = [CqeOpcode::RequestError, CqeOpcode::ReceiveError];
+        ERRORS.iter().any(|&error| self.0[0x3f] >> 4 == error as u8)
+    }
+
     /// Send entry `counter`, whose operation was `opcode`, failed.
     pub fn send_error(sqn: u32, counter: u16, opcode: u8, syndrome: Syndrome) -> Self {
         let word = u32::from(opcode) << 24 | sqn & 0xff_ffff;
@@ -277,5 +289,11 @@ mod tests {
         let cqe = Cqe::send_error(0x42, 9, 0x0e, Syndrome::LocalProtection);
         assert_eq!(cqe.0[0x37..0x3e], [4, 0x0e, 0, 0, 0x42, 0, 9]);
         assert_eq!(cqe.0[0x3f], 0xd0);
+        let mut stamped = cqe;
+        stamped.set_time(u64::MAX);
+        assert_eq!(stamped.0, cqe.0);
+        let mut sent = Cqe::sent(0x42, 9);
+        sent.set_time(0x0102_0304_0506_0708);
+        assert_eq!(sent.0[0x30..0x38], [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 }

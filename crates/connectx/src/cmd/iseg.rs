@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads and writes of the initialisation segment.
 
-use std::sync::LazyLock;
-use std::time::Instant;
-
 use tracing::debug;
 
 use super::doorbell;
@@ -12,17 +9,15 @@ use crate::bits::iseg::{
     HEALTH_COUNTER, HEALTH_FW_VER, HEALTH_HW_ID, HEALTH_SEVERITY, HEALTH_SYNDROME, INITIALIZING,
     NIC_DISABLED, NIC_RESET, RESET_REQUESTED, TIMER_HIGH, TIMER_LOW, cmdq_low,
 };
+use crate::clock;
 use crate::datapath::link;
 use crate::obj::port::Port;
 use crate::obj::registers::Registers;
 
-/// When the device was powered on.
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-
 /// The register at `offset`, a multiple of four.
 fn register(registers: &Registers, offset: u64) -> u32 {
     let (major, minor, sub) = registers.model.firmware();
-    let nanoseconds = START.elapsed().as_nanos() as u64;
+    let time = clock::now();
     match offset {
         FW_REV => u32::from(minor) << 16 | u32::from(major),
         CMDIF_REV => CMDIF_REV_5 << 16 | u32::from(sub),
@@ -30,12 +25,14 @@ fn register(registers: &Registers, offset: u64) -> u32 {
         CMDQ_ADDR_LOW => cmdq_low(registers.command_queue() as u32, registers.nic_interface()),
         HEALTH_FW_VER => u32::from(major) << 24 | u32::from(minor) << 16 | u32::from(sub),
         HEALTH_HW_ID => u32::from(registers.model.device_id()),
-        TIMER_HIGH => (nanoseconds >> 32) as u32,
-        TIMER_LOW => nanoseconds as u32,
+        TIMER_HIGH => (time >> 32) as u32,
+        TIMER_LOW => time as u32,
         HEALTH_SEVERITY if registers.assert() != 0 => RESET_REQUESTED,
         HEALTH_SYNDROME => u32::from(registers.assert()) << 16,
         // Milliseconds: the driver looks every two seconds whether it has changed.
-        HEALTH_COUNTER if registers.assert() == 0 => (nanoseconds / 1_000_000) as u32,
+        HEALTH_COUNTER if registers.assert() == 0 => {
+            (time / u64::from(clock::FREQUENCY_KHZ)) as u32
+        }
         INITIALIZING => FIRMWARE_RESET,
         _ => 0,
     }

@@ -122,6 +122,9 @@ const GENERAL: &[Capability] = &[
     (0x7c, 20, 16, 12),
     (0x7c, 12, 8, 13),
     (0x7c, 4, 0, 7),
+    // device_frequency_mhz, device_frequency_khz; time stamps are what the clock shows (sq_ts_format, rq_ts_format are zero)
+    (0x98, 31, 0, crate::clock::FREQUENCY_KHZ / 1000),
+    (0x9c, 31, 0, crate::clock::FREQUENCY_KHZ),
     // native_port_num
     (0xc0, 23, 16, 1),
 ];

@@ -14,6 +14,7 @@ use super::port::Port;
 use super::ring::Ring;
 use crate::bits::ctx::{Moderation, PeriodMode};
 use crate::bits::event::{Cqe, Eqe, EventType};
+use crate::clock;
 
 /// A completion queue.
 #[derive(Debug)]
@@ -64,14 +65,16 @@ impl Cq {
         }
     }
 
-    /// Writes completions, and tells the driver about them if it waits for some. Returns when the caller has to look again.
+    /// Writes completions of clock time `time`, and tells the driver about them if it waits for some. Returns when the caller has
+    /// to look again.
     #[must_use]
-    pub fn complete(&self, port: &Port, entries: &mut [Cqe]) -> Option<Instant> {
+    pub fn complete(&self, port: &Port, entries: &mut [Cqe], time: u64) -> Option<Instant> {
         let mut state = self.state.lock();
         for entry in entries {
             if state.dead || self.full(port, &mut state) {
                 return None;
             }
+            entry.set_time(time);
             entry.0[0x3f] |= self.ring.owner(state.producer);
             let address = self.ring.address(state.producer);
             if let Err(fault) = port.bus.memory.publish(address, &entry.0) {
@@ -192,10 +195,12 @@ impl<'p> Completions<'p> {
         }
     }
 
-    /// Writes them. `look_again` is told of queues that have to be looked at, and when.
+    /// Writes them, all with the same time: sent and received at once. `look_again` is told of queues that have to be looked at,
+    /// and when.
     pub fn write(self, mut look_again: impl FnMut(Instant, &Port, &Cq)) {
+        let time = clock::now();
         for (port, cq, mut entries) in self.queues {
-            if let Some(due) = cq.complete(port, &mut entries) {
+            if let Some(due) = cq.complete(port, &mut entries, time) {
                 look_again(due, port, cq);
             }
         }
@@ -231,7 +236,7 @@ mod tests {
     }
 
     fn complete(port: &Port, cq: &Cq, counter: u16) -> Option<Instant> {
-        cq.complete(port, &mut [Cqe::sent(1, counter)])
+        cq.complete(port, &mut [Cqe::sent(1, counter)], 0)
     }
 
     /// The type and the queue number of event `slot`.
