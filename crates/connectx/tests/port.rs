@@ -7,7 +7,7 @@ mod driver;
 use std::time::{Duration, Instant};
 
 use connectx::bits::Fields;
-use connectx::model::{CX7, Model};
+use connectx::model::{CX5, CX7, Model};
 use driver::{Ends, Message, Port, SEND, Setup, eventually, headers};
 
 const PAUSE: Duration = Duration::from_millis(20);
@@ -18,6 +18,7 @@ const PAOS: u32 = 0x5006;
 const PFCC: u32 = 0x5007;
 const PPCNT: u32 = 0x5008;
 const PPLM: u32 = 0x5023;
+const PPHCR: u32 = 0x503e;
 
 /// Groups of PPCNT.
 const IEEE_802_3: u32 = 0;
@@ -25,6 +26,7 @@ const RFC_2863: u32 = 1;
 const RFC_2819: u32 = 2;
 const PRIORITY: u32 = 0x10;
 const LAYERS: u32 = 0x12;
+const CORRECTIONS: u32 = 0x23;
 
 /// Reads a register, or writes it, with these words of it set.
 fn register(port: &Port<'_>, id: u32, write: bool, words: &[(usize, u32)]) -> Vec<u8> {
@@ -83,6 +85,31 @@ fn both_ends_run_at_the_fastest_common_speed() {
     toggle(&b);
     assert_eq!((link(&a).0, link(&b).0), (0, 0), "nothing in common");
     assert_eq!(counter(&a, LAYERS, 0xc0) >> 32, 2, "link_down_events");
+}
+
+#[test]
+fn corrections_are_counted_where_there_are_some() {
+    for (model, kind, bins) in [(&CX5 as &'static dyn Model, 3, 8), (&CX7, 1, 16)] {
+        let setup = Setup::of(model, PAUSE);
+        let ends = Ends::new(&setup, 6, 1);
+        let histogram = register(&ends.b, PPHCR, false, &[]);
+        let fields = Fields(&histogram);
+        assert_eq!(
+            (fields.bits(0x00, 31, 28), fields.bits(0x04, 23, 16)),
+            (kind, bins)
+        );
+        let last = 0x10 + 4 * (bins as usize - 1);
+        assert_eq!(fields.u32(last), (bins - 1) << 16 | (bins - 1));
+        assert_eq!(fields.u32(last + 4), 0);
+        ends.rq.post(&[(2048, setup.alloc(2048))]);
+        ends.sq.post(SEND, 0, 0, &headers(0), &[]);
+        ends.sq.ring();
+        ends.rx.wait();
+        eventually("it is counted", || {
+            (counter(&ends.b, CORRECTIONS, 0) > 0).then_some(())
+        });
+        assert_eq!(counter(&ends.b, CORRECTIONS, 8), 0, "the cable is perfect");
+    }
 }
 
 #[test]

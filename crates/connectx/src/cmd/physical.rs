@@ -119,6 +119,19 @@ pub fn pplm(port: &mut Port, written: Option<Fields<'_>>, register: &mut FieldsM
     Ok(())
 }
 
+/// The histogram of corrections: a bin for each number of symbols that were wrong in a code word.
+pub fn pphcr(port: &Port, register: &mut FieldsMut<'_>) -> Result {
+    let code = port.physical.link.and_then(|link| link.fec.reed_solomon());
+    if let Some((kind, corrects)) = code {
+        register.set_bits(0x00, 31, 28, kind);
+        register.set_bits(0x04, 23, 16, corrects + 1);
+        for bin in 0..=corrects {
+            register.set_u32(0x10 + 4 * bin as usize, bin << 16 | bin);
+        }
+    }
+    Ok(())
+}
+
 /// Pause frames.
 pub fn pfcc(port: &mut Port, written: Option<Fields<'_>>, register: &mut FieldsMut<'_>) -> Result {
     let pause = &mut port.physical.settings.pause;

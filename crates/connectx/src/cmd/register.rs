@@ -15,6 +15,7 @@ mod id {
     pub const PFCC: u32 = 0x5007;
     pub const PPCNT: u32 = 0x5008;
     pub const PPLM: u32 = 0x5023;
+    pub const PPHCR: u32 = 0x503e;
     pub const PCAM: u32 = 0x507f;
     pub const HOST_ENDIANNESS: u32 = 0x7004;
     pub const MTCAP: u32 = 0x9009;
@@ -44,6 +45,7 @@ pub fn access(port: &mut Port, input: Input<'_>, output: &mut Output<'_>) -> Res
         (id::PAOS, _) => physical::paos(port, new, &mut register),
         (id::PTYS, _) => physical::ptys(port, new, &mut register),
         (id::PPLM, _) => physical::pplm(port, new, &mut register),
+        (id::PPHCR, false) => physical::pphcr(port, &mut register),
         (id::PFCC, _) => physical::pfcc(port, new, &mut register),
         (id::PPCNT, false) => statistics::ppcnt(port, written, &mut register),
         // PCI Express never makes a mistake here: all counters are zero.
@@ -74,6 +76,7 @@ const PORT_REGISTERS: &[u32] = &[
     id::PFCC,
     id::PPCNT,
     id::PPLM,
+    id::PPHCR,
     id::PCAM,
 ];
 /// Management registers that there are.

@@ -23,6 +23,16 @@ impl Fec {
     const fn bit(self) -> u32 {
         1 << self as u32
     }
+
+    /// Of a Reed-Solomon code: its number in the histogram of corrections (`MLX5E_HISTOGRAM_FEC_RS_*`), and how many symbols of
+    /// a code word it corrects.
+    pub fn reed_solomon(self) -> Option<(u32, u32)> {
+        match self {
+            Self::Off | Self::FireCode => None,
+            Self::Rs528 => Some((3, 7)),
+            Self::Rs544 => Some((1, 15)),
+        }
+    }
 }
 
 /// Speeds that share their choice of error correction (fields of `struct mlx5_ifc_pplm_reg_bits`).
