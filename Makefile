@@ -29,13 +29,19 @@ crates test-nic test-cuda check bench:
 demo:
 	@scripts/demo $(if $(GPU),--gpu) $(ARGS)
 
+flavour := $(if $(KERNEL),--$(KERNEL))
+
 .PHONY: test
 test:
-	@scripts/test $(if $(filter debug,$(KERNEL)),--debug) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+	@scripts/test $(flavour) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 .PHONY: soak
 soak:
-	@scripts/soak $(if $(filter debug,$(KERNEL)),--debug) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	@scripts/soak $(flavour) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+.PHONY: coverage
+coverage:
+	@scripts/coverage $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 .PHONY: help
 help:
@@ -51,6 +57,7 @@ help:
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
 	@echo 'make test-cuda          GPU memory, on a real NVIDIA GPU with its driver; needs cargo, and not our kernel'
 	@echo 'make soak MINUTES=n     streams in both directions, with faults of the cable, ends and changes as SEED=n has it; KERNEL=debug'
+	@echo 'make coverage           the tests of the guest once more, and which lines of src/ they run; ARGS="rx tx" for these only'
 	@echo 'make bench              netgpu beside read, write and MSG_ZEROCOPY: instructions per MiB, speed; ARGS=--accesses, --sockets, --nic, --help'
 	@echo 'make check              only formatting, lints and style'
 	@echo

@@ -94,6 +94,13 @@ key_of() {
 	sha256sum | cut -c 1-12
 }
 
+# module_tree KERNEL HOW: where the modules lie that scripts/module has built for that flavour of the kernel, in that way. Both may be
+# empty: then it is the checkout itself.
+module_tree() {
+	local name=$1${1:+${2:+-}}$2
+	echo "${name:+$NETGPU_BUILD/}${name:-$NETGPU_TOP}"
+}
+
 # inside_root "$@": go on with the calling script inside the toolchain root, with the same arguments. With enter_args set, those
 # of scripts/enter.
 enter_args=()
