@@ -85,6 +85,14 @@ bool netgpu_mapping_can_writeback(struct address_space *mapping)
 
 bool netgpu_dma_need_sync(struct device *dev, dma_addr_t addr)
 {
+	/*
+	 * Not dma_dev_need_sync(): with CONFIG_DMA_API_DEBUG that is true of every device, so that syncing can be checked, and
+	 * then every address behind an IOMMU would need it.
+	 */
+#ifdef CONFIG_DMA_NEED_SYNC
+	if (dev_dma_skip_sync(dev))
+		return false;
+#endif
 	return dma_need_sync(dev, addr);
 }
 
