@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Contexts: regions, queues and sockets of one network device.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::net::TcpStream;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustix::io::Errno;
 
 use crate::area::{Region, RegionShared, open_device};
 use crate::error::{Command, Error};
@@ -24,6 +28,16 @@ pub(crate) struct ContextShared {
     interface: String,
     /// Only grows: what was delivered stays valid.
     regions: RwLock<Vec<Arc<RegionShared>>>,
+    sockets: Mutex<Sockets>,
+}
+
+/// Who has which number of the context's sockets. The kernel gives the number of a socket that was closed to the next one.
+#[derive(Debug, Default)]
+struct Sockets {
+    /// The number and the ticket of the last one that got it.
+    tickets: BTreeMap<u32, u64>,
+    /// How many tickets there were.
+    count: u64,
 }
 
 impl Context {
@@ -48,6 +62,7 @@ impl Context {
             device,
             interface: interface.into(),
             regions: RwLock::default(),
+            sockets: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -111,6 +126,10 @@ impl Context {
         &self.shared.device
     }
 
+    pub(crate) fn shared(&self) -> &Arc<ContextShared> {
+        &self.shared
+    }
+
     /// Name of the network device.
     pub fn interface(&self) -> &str {
         self.shared.interface()
@@ -129,9 +148,46 @@ impl ContextShared {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+
+    /// Attaches a socket. Returns a ticket, for [`Self::detach_socket`].
+    pub(crate) fn attach_socket(
+        &self,
+        argument: &mut sys::netgpu_attach_socket,
+    ) -> io::Result<u64> {
+        // Held across the command, so that nobody detaches by a number whose ticket is not here yet.
+        let mut sockets = self.sockets();
+        self.device.attach_socket(argument)?;
+        sockets.count += 1;
+        let ticket = sockets.count;
+        sockets.tickets.insert(argument.id, ticket);
+        Ok(ticket)
+    }
+
+    /// Detaches the socket with number `id`, unless it was closed and another has the number.
+    pub(crate) fn detach_socket(&self, id: u32, ticket: u64) {
+        let mut sockets = self.sockets();
+        if sockets.tickets.get(&id) != Some(&ticket) {
+            return;
+        }
+        sockets.tickets.remove(&id);
+        let detached = self.device.detach_socket(sys::netgpu_id {
+            id,
+            ..Default::default()
+        });
+        let closed = |error: &io::Error| Errno::from_io_error(error) == Some(Errno::NOENT);
+        debug_assert!(
+            detached.as_ref().err().is_none_or(closed),
+            "detaching an attached socket: {detached:?}"
+        );
+    }
+
+    fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {
+        // What is under the lock is whole at every step.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn interface_index(name: &str) -> std::io::Result<u32> {
+fn interface_index(name: &str) -> io::Result<u32> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
     let any = socket_with(
         AddressFamily::UNIX,

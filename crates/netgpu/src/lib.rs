@@ -74,6 +74,7 @@ mod context;
 mod error;
 mod memory;
 mod queue;
+pub mod raw;
 mod ring;
 mod socket;
 mod span;

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Receive queues and their fill rings.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::context::ContextShared;
 use crate::error::{Command, Error};
-use crate::ring::{Full, Mapped, Producer};
-use crate::span::Span;
+use crate::raw;
+use crate::span::{Held, Span};
 use crate::sys;
 
 /// Bytes of the longest Ethernet, IPv4 and TCP header together (14 + 20 + 60), for [`QueueConfig::header_bytes`]. The
@@ -41,65 +40,24 @@ pub struct Queue {
 
 #[derive(Debug)]
 pub(crate) struct QueueShared {
-    // Dropped in this order, after the queue was closed: ring, then context.
-    fill: Mutex<Fill>,
+    raw: Mutex<raw::Queue>,
     id: u32,
     number: u32,
     context: Arc<ContextShared>,
 }
 
-#[derive(Debug)]
-struct Fill {
-    ring: Producer<Mapped<sys::netgpu_fill_entry>>,
-    /// What had no room on the ring, in order. The kernel works a full ring off; this moves with the next return, and
-    /// before a socket waits.
-    waiting: VecDeque<sys::netgpu_fill_entry>,
-}
-
 impl Queue {
     pub(crate) fn open(context: &Arc<ContextShared>, config: QueueConfig) -> Result<Self, Error> {
-        let subject = || format!("receive queue {} of {}", config.queue, context.interface());
-        let entries = ring_entries(config.fill_entries);
-        let mut argument = sys::netgpu_open_queue {
-            queue: config.queue,
-            fill_entries: entries,
-            hds_offset: config.header_bytes,
-            ..Default::default()
-        };
-        context
-            .device
-            .open_queue(&mut argument)
-            .map_err(|(source, detail)| Error::Refused {
-                command: Command::OpenQueue,
-                subject: subject(),
-                detail,
-                source,
-            })?;
-        let id = sys::netgpu_id {
-            id: argument.id,
-            ..Default::default()
-        };
-        let ring = Mapped::new(
-            &context.device,
-            argument.mmap_offset,
-            argument.mmap_len,
-            entries,
-        )
-        .map_err(|error| {
-            close(context, id);
-            Error::refused(
-                Command::MapRing,
-                format!("the fill ring of {}", subject()),
-                error,
-            )
-        })?;
+        let QueueConfig {
+            queue,
+            fill_entries,
+            header_bytes,
+        } = config;
+        let raw = raw::Queue::take(context, queue, fill_entries, header_bytes)?;
         let shared = QueueShared {
-            fill: Mutex::new(Fill {
-                ring: Producer::new(ring),
-                waiting: VecDeque::new(),
-            }),
-            id: argument.id,
-            number: config.queue,
+            id: raw.id(),
+            number: raw.number(),
+            raw: Mutex::new(raw),
             context: context.clone(),
         };
         Ok(Self {
@@ -121,7 +79,12 @@ impl Queue {
         if !attached {
             return Err(Error::ForeignContext("memory"));
         }
-        self.shared.fill().give(span.surrender());
+        let mut raw = self.shared.raw();
+        for address in span.surrender() {
+            // SAFETY: The span was the only way to the buffer, and is gone.
+            unsafe { raw.give(address) };
+        }
+        raw.publish();
         Ok(())
     }
 
@@ -182,65 +145,26 @@ impl Queue {
 }
 
 impl QueueShared {
-    /// Returns a delivery to the kernel, by any address in it.
-    pub(crate) fn give_back(&self, address: u64) {
-        self.fill().give_one(address);
+    /// Returns a delivery to the kernel.
+    pub(crate) fn give_back(&self, held: &Held) {
+        let mut raw = self.raw();
+        // SAFETY: A piece calls this when it is dropped: nobody looks at the bytes after this.
+        unsafe { raw.give(held.address()) };
+        raw.publish();
     }
 
     /// Shows the kernel returns that had no room on the ring, as far as there is room now.
     pub(crate) fn give_waiting(&self) {
-        self.fill().give(std::iter::empty());
+        self.raw().publish();
     }
 
     pub(crate) fn context(&self) -> &Arc<ContextShared> {
         &self.context
     }
 
-    fn fill(&self) -> std::sync::MutexGuard<'_, Fill> {
+    fn raw(&self) -> std::sync::MutexGuard<'_, raw::Queue> {
         // What is under the lock is whole between its methods, none of which panics half-way.
-        self.fill.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for QueueShared {
-    fn drop(&mut self) {
-        close(
-            &self.context,
-            sys::netgpu_id {
-                id: self.id,
-                ..Default::default()
-            },
-        );
-    }
-}
-
-/// Closes a queue that was opened. The only error there is, an unknown number, cannot be then.
-fn close(context: &ContextShared, id: sys::netgpu_id) {
-    let closed = context.device.close_queue(id);
-    debug_assert!(closed.is_ok(), "closing an open queue: {closed:?}");
-}
-
-impl Fill {
-    /// For each piece that was received: straight to the ring, where nothing waits.
-    fn give_one(&mut self, addr: u64) {
-        let entry = sys::netgpu_fill_entry { addr };
-        if self.waiting.is_empty() && self.ring.push(entry).is_ok() {
-            self.ring.publish();
-        } else {
-            self.give(std::iter::once(addr));
-        }
-    }
-
-    fn give(&mut self, addresses: impl Iterator<Item = u64>) {
-        self.waiting
-            .extend(addresses.map(|addr| sys::netgpu_fill_entry { addr }));
-        while let Some(&entry) = self.waiting.front() {
-            match self.ring.push(entry) {
-                Ok(()) => drop(self.waiting.pop_front()),
-                Err(Full) => break,
-            }
-        }
-        self.ring.publish();
+        self.raw.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -163,14 +163,17 @@ pub(crate) struct Deliveries {
 ///
 /// There is one value for each entry of an rx ring, and no other way to make one.
 #[derive(Debug)]
-pub(crate) struct Delivery(netgpu_rx_entry);
+pub struct Delivery(netgpu_rx_entry);
 
 impl Delivery {
-    pub(crate) fn address(&self) -> u64 {
+    /// Address of the first byte, in the address range of a region.
+    pub fn address(&self) -> u64 {
         self.0.addr
     }
 
-    pub(crate) fn len(&self) -> u64 {
+    /// Number of bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a delivery is never empty")]
+    pub fn len(&self) -> u64 {
         self.0.len
     }
 }

@@ -15,10 +15,10 @@ use rustix::net::RecvFlags;
 use crate::area::RegionShared;
 use crate::context::ContextShared;
 use crate::error::{Command, Error};
-use crate::queue::{Queue, QueueShared, ring_entries};
-use crate::ring::{Consumer, Deliveries, Mapped};
+use crate::queue::{Queue, QueueShared};
+use crate::raw::{self, Finished};
 use crate::span::{Held, Payload};
-use crate::sys;
+use crate::sys::{self, Device};
 
 /// What an attached socket does. Ring sizes round up to a power of two, into the range that the kernel allows.
 #[derive(Debug, Clone)]
@@ -58,14 +58,13 @@ impl Default for SocketConfig<'_> {
 pub struct Socket {
     rx: Option<Rx>,
     tx: Option<Tx>,
-    id: u32,
+    // Detached before it is closed.
+    raw: raw::Socket,
     stream: TcpStream,
-    context: Arc<ContextShared>,
 }
 
 #[derive(Debug)]
 struct Rx {
-    ring: Deliveries,
     queue: Arc<QueueShared>,
     /// The context's regions when some were last looked for in vain: a piece needs no lock to find its own.
     regions: Vec<Arc<RegionShared>>,
@@ -75,7 +74,6 @@ struct Rx {
 
 #[derive(Debug)]
 struct Tx {
-    ring: Consumer<Mapped<sys::netgpu_completion>>,
     /// Unfinished sends by number; the first is number `oldest`. [`None`] for one that finished out of order.
     in_flight: VecDeque<Option<Payload>>,
     oldest: u32,
@@ -116,74 +114,25 @@ impl Socket {
         if receive.is_some_and(|queue| !Arc::ptr_eq(queue.shared().context(), context)) {
             return Err(Error::ForeignContext("queue"));
         }
-        let rx_entries = if receive.is_some() {
-            ring_entries(rx_entries)
-        } else {
-            0
-        };
-        let completion_entries = if send {
-            ring_entries(completion_entries)
-        } else {
-            0
-        };
-
-        let mut argument = sys::netgpu_attach_socket {
-            fd: stream.as_raw_fd(),
-            rx_entries,
-            completion_entries,
-            ..Default::default()
-        };
-        let device = &context.device;
-        device
-            .attach_socket(&mut argument)
-            .map_err(|error| Error::refused(Command::AttachSocket, context.interface(), error))?;
-        // From here on dropping `socket` detaches.
-        let mut socket = Self {
-            rx: None,
-            tx: None,
-            id: argument.id,
+        // No entries are no ring.
+        let rx_entries = receive.map_or(0, |_| rx_entries.max(1));
+        let completion_entries = if send { completion_entries.max(1) } else { 0 };
+        let raw = raw::Socket::new(context, stream.as_raw_fd(), rx_entries, completion_entries)?;
+        let rx = receive.map(|queue| Rx {
+            queue: queue.shared().clone(),
+            regions: Vec::new(),
+            end: None,
+        });
+        let tx = send.then(|| Tx {
+            in_flight: VecDeque::new(),
+            oldest: 0,
+        });
+        Ok(Self {
+            rx,
+            tx,
+            raw,
             stream,
-            context: context.clone(),
-        };
-
-        let unmapped =
-            |ring: &'static str| move |error| Error::refused(Command::MapRing, ring, error);
-        if let Some(queue) = receive {
-            let sys::netgpu_attach_socket {
-                rx_mmap_offset,
-                rx_mmap_len,
-                ..
-            } = argument;
-            let ring = Mapped::new(device, rx_mmap_offset, rx_mmap_len, rx_entries)
-                .map_err(unmapped("the rx ring"))?;
-            let queue = queue.shared().clone();
-            socket.rx = Some(Rx {
-                ring: Deliveries::new(ring),
-                queue,
-                regions: Vec::new(),
-                end: None,
-            });
-        }
-        if send {
-            let sys::netgpu_attach_socket {
-                completion_mmap_offset,
-                completion_mmap_len,
-                ..
-            } = argument;
-            let ring = Mapped::new(
-                device,
-                completion_mmap_offset,
-                completion_mmap_len,
-                completion_entries,
-            )
-            .map_err(unmapped("the completion ring"))?;
-            socket.tx = Some(Tx {
-                ring: Consumer::new(ring),
-                in_flight: VecDeque::new(),
-                oldest: 0,
-            });
-        }
-        Ok(socket)
+        })
     }
 
     /// The stream: for its addresses, options, `shutdown`.
@@ -199,16 +148,16 @@ impl Socket {
     /// [`Error::NoRing`]; [`Error::Stray`].
     pub fn try_recv(&mut self) -> Result<Received, Error> {
         let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
-        if rx.ring.should_release() && rx.ring.release() {
+        if self.raw.should_release() && self.raw.release() {
             rx.resume(&self.stream);
         }
-        let mut delivery = rx.ring.pop();
+        let mut delivery = self.raw.pop();
         if delivery.is_none() && rx.end.is_none() {
             // All slots are free now, and buffers may have come back: whatever had stalled the kernel, it can go on.
             // This is also how the end of the stream is found.
-            rx.ring.release();
+            self.raw.release();
             rx.resume(&self.stream);
-            delivery = rx.ring.pop();
+            delivery = self.raw.pop();
         }
         let Some(delivery) = delivery else {
             return match rx.end.take() {
@@ -224,7 +173,7 @@ impl Socket {
             };
         };
         let held = Held::new(&delivery, &rx.regions).or_else(|| {
-            rx.regions = self.context.regions();
+            rx.regions = self.raw.context().regions();
             Held::new(&delivery, &rx.regions)
         });
         let Some(held) = held else {
@@ -299,12 +248,9 @@ impl Socket {
     /// [`Error::NoRing`].
     pub fn try_completion(&mut self) -> Result<Option<Completion>, Error> {
         let tx = self.tx.as_mut().ok_or(Error::NoRing("sending"))?;
-        while let Some(entry) = tx.ring.pop() {
-            // The kernel reserves a slot for each send, so it never stalls on this ring.
-            tx.ring.release();
+        while let Some(Finished { number, copied }) = self.raw.finished() {
             // A send that was not made through this library has no payload here.
-            if let Some(payload) = tx.finish(entry.id) {
-                let copied = entry.flags & sys::NETGPU_COMPLETION_COPIED != 0;
+            if let Some(payload) = tx.finish(number) {
                 return Ok(Some(Completion { copied, payload }));
             }
         }
@@ -341,63 +287,7 @@ impl Socket {
     ///
     /// [`Error::Refused`] when the context is gone.
     pub fn statistics(&self) -> Result<SocketStatistics, Error> {
-        let mut counters = sys::netgpu_socket_stats {
-            id: self.id,
-            ..Default::default()
-        };
-        self.context
-            .device
-            .socket_stats(&mut counters)
-            .map_err(|error| Error::refused(Command::Statistics, "the socket", error))?;
-        let sys::netgpu_socket_stats {
-            id: _,
-            reserved: _,
-            rx_zerocopy,
-            rx_copied,
-            rx_copied_split,
-            rx_copied_no_room,
-            rx_copied_unsplit,
-            rx_zerocopy_packets,
-            rx_copied_packets,
-            rx_stalled,
-            rx_stalled_ring,
-            rx_stalled_share,
-            rx_stalled_buffer,
-            rx_stalled_pause,
-            rx_stalled_memory,
-            tx_zerocopy,
-            tx_sends,
-            tx_copied,
-            tx_copied_sends,
-            tx_refused,
-            tx_pending,
-            held,
-            share,
-            reserved2: _,
-        } = counters;
-        Ok(SocketStatistics {
-            rx_zerocopy,
-            rx_copied,
-            rx_copied_split,
-            rx_copied_no_room,
-            rx_copied_unsplit,
-            rx_zerocopy_packets,
-            rx_copied_packets,
-            rx_stalled,
-            rx_stalled_ring,
-            rx_stalled_share,
-            rx_stalled_buffer,
-            rx_stalled_pause,
-            rx_stalled_memory,
-            tx_zerocopy,
-            tx_sends,
-            tx_copied,
-            tx_copied_sends,
-            tx_refused,
-            tx_pending,
-            held,
-            share,
-        })
+        self.raw.statistics()
     }
 
     fn wait(&self, events: PollFlags) -> Result<(), Error> {
@@ -458,15 +348,6 @@ impl AsRawFd for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let id = sys::netgpu_id {
-            id: self.id,
-            ..Default::default()
-        };
-        let detached = self.context.device.detach_socket(id);
-        debug_assert!(
-            detached.is_ok(),
-            "detaching an attached socket: {detached:?}"
-        );
         if let Some(tx) = &mut self.tx {
             // The device may still read these bytes: their spans must not become free for someone to write to.
             tx.in_flight.drain(..).for_each(std::mem::forget);
@@ -517,7 +398,7 @@ impl Deref for Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         // Nobody looks at the bytes after this: `held` is dropped next.
-        self.queue.give_back(self.held.address());
+        self.queue.give_back(&self.held);
     }
 }
 
@@ -567,4 +448,66 @@ pub struct SocketStatistics {
     pub held: u64,
     /// How many it may have now.
     pub share: u64,
+}
+
+impl SocketStatistics {
+    /// Reads those of socket number `id`.
+    pub(crate) fn read(device: &Device, id: u32) -> Result<Self, Error> {
+        let mut counters = sys::netgpu_socket_stats {
+            id,
+            ..Default::default()
+        };
+        device
+            .socket_stats(&mut counters)
+            .map_err(|error| Error::refused(Command::Statistics, "the socket", error))?;
+        let sys::netgpu_socket_stats {
+            id: _,
+            reserved: _,
+            rx_zerocopy,
+            rx_copied,
+            rx_copied_split,
+            rx_copied_no_room,
+            rx_copied_unsplit,
+            rx_zerocopy_packets,
+            rx_copied_packets,
+            rx_stalled,
+            rx_stalled_ring,
+            rx_stalled_share,
+            rx_stalled_buffer,
+            rx_stalled_pause,
+            rx_stalled_memory,
+            tx_zerocopy,
+            tx_sends,
+            tx_copied,
+            tx_copied_sends,
+            tx_refused,
+            tx_pending,
+            held,
+            share,
+            reserved2: _,
+        } = counters;
+        Ok(Self {
+            rx_zerocopy,
+            rx_copied,
+            rx_copied_split,
+            rx_copied_no_room,
+            rx_copied_unsplit,
+            rx_zerocopy_packets,
+            rx_copied_packets,
+            rx_stalled,
+            rx_stalled_ring,
+            rx_stalled_share,
+            rx_stalled_buffer,
+            rx_stalled_pause,
+            rx_stalled_memory,
+            tx_zerocopy,
+            tx_sends,
+            tx_copied,
+            tx_copied_sends,
+            tx_refused,
+            tx_pending,
+            held,
+            share,
+        })
+    }
 }
