@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory areas and their regions: pinned spans of memory, independent of any device.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
 
 use crate::error::{Command, Error};
 #[cfg(feature = "cuda")]
@@ -47,7 +50,8 @@ impl MemoryArea {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`], most often because RLIMIT_MEMLOCK does not allow as much pinned memory.
+    /// [`Error::Refused`], most often because RLIMIT_MEMLOCK does not allow as much pinned memory. No two regions of a process
+    /// overlap, of whatever area.
     pub fn add(&self, memory: HostMemory) -> Result<Region, Error> {
         let argument = sys::netgpu_add_region {
             type_: sys::NETGPU_REGION_HOST,
@@ -107,17 +111,23 @@ impl MemoryArea {
     ) -> Result<Region, Error> {
         argument.addr = memory.start() as u64;
         argument.len = memory.len() as u64;
-        let added = self.shared.device.add_region(&mut argument);
         let command = if memory.is_gpu() {
             Command::AddGpuRegion
         } else {
             Command::AddRegion
         };
-        added.map_err(|error| Error::refused(command, format!("{} bytes", memory.len()), error))?;
+        let refused = |error| Error::refused(command, format!("{} bytes", memory.len()), error);
+        let claim =
+            Claim::new(memory.start(), memory.len()).ok_or_else(|| refused(Errno::EXIST.into()))?;
+        self.shared
+            .device
+            .add_region(&mut argument)
+            .map_err(refused)?;
 
         let buffers = memory.len() / self.shared.buffer_size;
         let shared = RegionShared {
             free: Mutex::new(Extents::new(buffers)),
+            _claim: claim,
             memory,
             index: argument.index,
             area: self.shared.clone(),
@@ -143,9 +153,46 @@ pub struct Region {
 #[derive(Debug)]
 pub(crate) struct RegionShared {
     free: Mutex<Extents>,
+    // Given up before the memory: after that, others can have the addresses.
+    _claim: Claim,
     memory: Memory,
     index: u32,
     area: Arc<AreaShared>,
+}
+
+/// The addresses of all regions of this process: start and end. The kernel compares those of one area only.
+static CLAIMED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+/// Addresses that are one region's alone in this process.
+#[derive(Debug)]
+struct Claim {
+    start: usize,
+}
+
+impl Claim {
+    /// [`None`] when a part of it is claimed already.
+    fn new(start: usize, len: usize) -> Option<Self> {
+        // Nothing is refused by the kernel; two claims never start at one address.
+        let end = start.checked_add(len.max(1))?;
+        let mut claimed = claimed();
+        let before = claimed.range(..end).next_back();
+        if before.is_some_and(|(_, &before)| before > start) {
+            return None;
+        }
+        claimed.insert(start, end);
+        Some(Self { start })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        claimed().remove(&self.start);
+    }
+}
+
+fn claimed() -> std::sync::MutexGuard<'static, BTreeMap<usize, usize>> {
+    // What is under the lock is whole at every step.
+    CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Region {
@@ -155,7 +202,8 @@ impl Region {
         self.shared.memory.len()
     }
 
-    pub(crate) fn address(&self) -> usize {
+    /// The address that stands for the first byte, in [`raw`](crate::raw) too.
+    pub fn address(&self) -> usize {
         self.shared.memory.start()
     }
 
@@ -210,4 +258,33 @@ pub(crate) fn open_device() -> Result<(Device, sys::netgpu_info), Error> {
         });
     }
     Ok((device, info))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_do_not_overlap() {
+        // Addresses that no memory of a process has, so that other tests are out of the way.
+        let base = usize::MAX - 0x10000;
+        let middle = Claim::new(base + 0x4000, 0x4000).expect("nobody has it");
+        for (start, len) in [
+            (0x4000, 0x4000),
+            (0x5000, 0x1000),
+            (0x3000, 0x1001),
+            (0x7fff, 1),
+            (0x1000, 0xa000),
+            (0x4000, 0),
+        ] {
+            let overlaps = Claim::new(base + start, len);
+            assert!(overlaps.is_none(), "{len:#x} bytes at {start:#x}");
+        }
+        let below = Claim::new(base + 0x3000, 0x1000).expect("it ends where the other begins");
+        let above = Claim::new(base + 0x8000, 0x1000).expect("it begins where the other ends");
+        assert!(Claim::new(base, 0x8000).is_none());
+        drop((below, middle, above));
+        assert!(Claim::new(base, 0xa000).is_some());
+        assert!(Claim::new(usize::MAX, 2).is_none());
+    }
 }

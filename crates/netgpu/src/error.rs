@@ -220,7 +220,7 @@ fn meaning(command: Command, errno: Errno) -> Option<&'static str> {
         }
         (C::AddRegion, Errno::RANGE) => "it reaches past the end of the dma-buf",
         (C::AddRegion, Errno::ACCESS) => "the dma-buf is open for reading only",
-        (C::AddRegion, Errno::EXIST) => "it overlaps another region of the area",
+        (C::AddRegion, Errno::EXIST) => "it overlaps memory that is registered already",
         (C::AddRegion, Errno::OPNOTSUPP) => {
             "memory of this kind cannot be pinned; use anonymous memory, a memfd or huge pages"
         }

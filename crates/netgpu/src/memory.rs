@@ -48,7 +48,7 @@ enum Owner {
     ///
     /// # Invariants
     ///
-    /// As [`Mapping`] has them, but freed by that caller, after `self` is gone.
+    /// By that caller's promise, as [`Mapping`] has them whenever the bytes are reached; freed by that caller.
     Borrowed(NonNull<u8>, usize),
 }
 
@@ -103,12 +103,20 @@ impl HostMemory {
             })
     }
 
+    /// Gives the memory away: its address and how many bytes it has, to be freed by munmap(2) if it comes from
+    /// [`HostMemory::new`].
+    pub fn into_raw(self) -> (NonNull<u8>, usize) {
+        let raw = (self.start(), self.len());
+        std::mem::forget(self);
+        raw
+    }
+
     /// Takes memory that the caller owns, for example from malloc(3).
     ///
     /// # Safety
     ///
-    /// From now on, and until the region made of the memory and everything that was made of that region is gone, the
-    /// `len` initialised bytes at `start` stay mapped, readable and writable, and are accessed through that region
+    /// As long as there is a [`Span`](crate::Span), a [`Payload`](crate::Payload) or a [`Piece`](crate::Piece) of the region made
+    /// of the memory, the `len` initialised bytes at `start` stay mapped, readable and writable, and are accessed through those
     /// alone.
     pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Self {
         // INVARIANT: By the caller's promise.
