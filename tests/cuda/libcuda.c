@@ -17,8 +17,8 @@
 #include "standin_gpu.h"
 #include "standin_nvidia.h"
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_SUPPORTED = 801 };
-enum { ATTRIBUTE_DMA_BUF_SUPPORTED = 124, POINTER_SYNC_MEMOPS = 6, HANDLE_DMA_BUF_FD = 1 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_CONTEXT = 201, NOT_SUPPORTED = 801 };
+enum { ATTRIBUTE_DMA_BUF_SUPPORTED = 124, POINTER_SYNC_MEMOPS = 6, POINTER_DEVICE_ORDINAL = 9, HANDLE_DMA_BUF_FD = 1 };
 
 #define ALIGN	(2UL << 20)
 #define ALLOCS	64
@@ -107,15 +107,36 @@ int cuDevicePrimaryCtxRelease_v2(int device)
 	return SUCCESS;
 }
 
+/* The contexts of a thread; the last one is current. */
+static __thread void *contexts[8];
+static __thread unsigned int depth;
+
 int cuCtxPushCurrent_v2(void *context)
 {
-	return context == &gpu ? SUCCESS : INVALID_VALUE;
+	if (context != &gpu || depth == sizeof(contexts) / sizeof(contexts[0]))
+		return INVALID_VALUE;
+	contexts[depth++] = context;
+	return SUCCESS;
 }
 
 int cuCtxPopCurrent_v2(void **context)
 {
-	*context = &gpu;
+	if (!depth)
+		return INVALID_CONTEXT;
+	*context = contexts[--depth];
 	return SUCCESS;
+}
+
+int cuCtxSetCurrent(void *context)
+{
+	depth = 0;
+	return context ? cuCtxPushCurrent_v2(context) : SUCCESS;
+}
+
+int cuCtxGetDevice(int *device)
+{
+	*device = 0;
+	return depth ? SUCCESS : INVALID_CONTEXT;
 }
 
 int cuGetErrorString(int error, const char **text)
@@ -124,6 +145,7 @@ int cuGetErrorString(int error, const char **text)
 	case SUCCESS: *text = "no error"; break;
 	case OUT_OF_MEMORY: *text = "out of memory"; break;
 	case NO_DEVICE: *text = "no CUDA-capable device is detected"; break;
+	case INVALID_CONTEXT: *text = "invalid device context"; break;
 	case NOT_SUPPORTED: *text = "operation not supported"; break;
 	default: *text = "invalid argument"; break;
 	}
@@ -193,10 +215,13 @@ int cuPointerSetAttribute(const void *value, int attribute, uint64_t addr)
 
 int cuPointerGetAttribute(void *value, int attribute, uint64_t addr)
 {
-	if (attribute != POINTER_SYNC_MEMOPS || place(addr, 1) < 0)
+	if (place(addr, 1) < 0)
 		return INVALID_VALUE;
-	*(unsigned int *)value = 1;
-	return SUCCESS;
+	switch (attribute) {
+	case POINTER_SYNC_MEMOPS: *(unsigned int *)value = 1; return SUCCESS;
+	case POINTER_DEVICE_ORDINAL: *(int *)value = 0; return SUCCESS;
+	default: return INVALID_VALUE;
+	}
 }
 
 int cuMemGetHandleForAddressRange(void *handle, uint64_t addr, size_t len, int kind, unsigned long long flags)

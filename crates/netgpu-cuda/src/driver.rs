@@ -15,7 +15,8 @@ use crate::{Error, GRANULE};
 
 /// Every function that is called here. The bindings look each up when it is first called and abort the program when
 /// it is missing, so all are looked for beforehand.
-const FUNCTIONS: [&CStr; 18] = [
+const FUNCTIONS: [&CStr; 19] = [
+    c"cuCtxGetDevice",
     c"cuCtxPopCurrent_v2",
     c"cuCtxPushCurrent_v2",
     c"cuDeviceGet",
@@ -118,6 +119,39 @@ impl Context {
         Ok(Self { device, raw })
     }
 
+    /// Number of the GPU whose context is the calling thread's current one; [`None`] if there is none.
+    pub(crate) fn current() -> Result<Option<u32>, Error> {
+        load()?;
+        let mut device: CUdevice = 0;
+        // SAFETY: There is room for the answer.
+        match unsafe { call!(cuCtxGetDevice(&mut device)) } {
+            // A device of the driver is its number.
+            Ok(()) => Ok(Some(device.unsigned_abs())),
+            Err(Error::Cuda { code, .. })
+                if code == CUresult::CUDA_ERROR_INVALID_CONTEXT as u32 =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Number of the GPU that has the memory at `address`.
+    pub(crate) fn owner(address: CUdeviceptr) -> Result<u32, Error> {
+        load()?;
+        let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+        let mut ordinal: c_int = 0;
+        // SAFETY: There is room for the answer. The driver knows which addresses are its own.
+        unsafe {
+            call!(cuPointerGetAttribute(
+                (&raw mut ordinal).cast(),
+                attribute,
+                address
+            ))
+        }?;
+        Ok(ordinal.unsigned_abs())
+    }
+
     /// Runs `f` with the context as the thread's current one.
     fn with<R>(&self, f: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
         // SAFETY: By the type invariants.
@@ -172,13 +206,15 @@ impl Drop for Context {
 ///
 /// # Invariants
 ///
-/// `address` is the start of `len` bytes that `cuMemAlloc()` gave to `context`, and that only `self` knows of and devices
-/// that it was exported to.
+/// `address` is the start of `len` bytes of the GPU of `context`. If they are `ours`, `cuMemAlloc()` gave them, and only `self`
+/// knows of them and devices that they were exported to; else who has made `self` of them answers for it that they are there
+/// whenever it is used.
 #[derive(Debug)]
 pub(crate) struct Allocation {
     context: Arc<Context>,
     address: CUdeviceptr,
     len: usize,
+    ours: bool,
 }
 
 impl Allocation {
@@ -193,20 +229,47 @@ impl Allocation {
             context,
             address,
             len,
+            ours: true,
         };
+        this.synchronise()?;
+        Ok(this)
+    }
+
+    /// Takes memory that somebody else has allocated, and frees.
+    ///
+    /// # Safety
+    ///
+    /// Now, and whenever the result is used but to drop it, the `len` bytes at `address` are memory of the GPU of `context`.
+    pub(crate) unsafe fn of_another(
+        context: Arc<Context>,
+        address: CUdeviceptr,
+        len: usize,
+    ) -> Result<Self, Error> {
+        // INVARIANT: By the caller's promise.
+        let this = Self {
+            context,
+            address,
+            len,
+            ours: false,
+        };
+        this.synchronise()?;
+        Ok(this)
+    }
+
+    /// From now on, copies that touch the memory end before their call returns.
+    fn synchronise(&self) -> Result<(), Error> {
         let on: c_uint = 1;
         let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS;
-        this.context.with(|| {
+        self.context.with(|| {
             // SAFETY: The attribute is an unsigned int; the memory is the driver's by the type invariants.
             unsafe {
                 call!(cuPointerSetAttribute(
                     (&raw const on).cast(),
                     attribute,
-                    this.address
+                    self.address
                 ))
             }
-        })?;
-        Ok(this)
+        })
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -279,6 +342,9 @@ impl Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
+        if !self.ours {
+            return;
+        }
         // SAFETY: By the type invariants; nobody uses the address any more. It fails only when the context is broken, and the
         // memory gone with it.
         let _ = self

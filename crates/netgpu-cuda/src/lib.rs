@@ -110,6 +110,15 @@ impl Gpu {
         })
     }
 
+    /// Opens the calling thread's current GPU, as cudaSetDevice() or the driver API has it, or else the first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gpu::open`].
+    pub fn current() -> Result<Self, Error> {
+        Self::open(Context::current()?.unwrap_or(0))
+    }
+
     /// The GPU's name, for example "NVIDIA H100 80GB HBM3".
     ///
     /// # Errors
@@ -184,6 +193,24 @@ pub struct GpuMemory {
 }
 
 impl GpuMemory {
+    /// Takes memory that the caller has allocated with CUDA, and frees. What [`Gpu::allocate`] says of
+    /// copies holds for it too, from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`] when `address` is no memory of a GPU; [`Error::NoDriver`], [`Error::OldDriver`].
+    ///
+    /// # Safety
+    ///
+    /// If `address` is memory of a GPU, the `len` bytes there are of one allocation now, and whenever the result is read, written
+    /// or exported; and nobody writes to them meanwhile.
+    pub unsafe fn from_raw(address: u64, len: usize) -> Result<Self, Error> {
+        let gpu = Gpu::open(Context::owner(address)?)?;
+        // SAFETY: By the caller's promise; the driver says that the memory is this GPU's.
+        let allocation = unsafe { Allocation::of_another(gpu.context, address, len) }?;
+        Ok(Self { allocation })
+    }
+
     /// Address of the first byte on the GPU, a `CUdeviceptr`. The CPU cannot use it.
     pub fn address(&self) -> u64 {
         self.allocation.address()

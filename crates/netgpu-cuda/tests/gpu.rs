@@ -4,7 +4,7 @@
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use netgpu_cuda::{Error, GRANULE, Gpu};
+use netgpu_cuda::{Error, GRANULE, Gpu, GpuMemory};
 
 /// Bytes that differ from one another in every word.
 fn pattern(len: usize) -> Vec<u8> {
@@ -78,6 +78,30 @@ fn copies_come_back() {
         memory.read(usize::MAX, &mut part),
         Err(Error::Range { .. })
     ));
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn memory_of_others_is_taken_and_left_to_them() {
+    let gpu = Gpu::current().expect("the first, for who has not chosen");
+    let mut memory = gpu.allocate(2 * GRANULE).unwrap();
+    memory.write(0, b"before").unwrap();
+    let mut text = [0; 6];
+    for _ in 0..2 {
+        // SAFETY: A part of what was allocated just now, which lives longer.
+        let taken = unsafe { GpuMemory::from_raw(memory.address(), GRANULE) }.unwrap();
+        assert_eq!(taken.len(), GRANULE);
+        assert!(taken.is_synchronous().unwrap());
+        taken.read(0, &mut text).unwrap();
+        assert_eq!(&text, b"before");
+        assert_eq!(taken.export().is_ok(), gpu.has_dma_buf().unwrap());
+    }
+    memory.read(0, &mut text).expect("it was not freed");
+
+    let host = Box::new([0u8; 4096]);
+    // SAFETY: It is no memory of a GPU.
+    let taken = unsafe { GpuMemory::from_raw((&raw const *host) as u64, 4096) };
+    assert!(matches!(taken, Err(Error::Cuda { .. })), "{taken:?}");
 }
 
 #[test]
