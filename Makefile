@@ -25,6 +25,14 @@ root kernel:
 crates test-nic test-cuda check bench:
 	@scripts/$@ $(ARGS)
 
+# What `make crates` has built, the shared library after the static one: nothing is linked anew.
+library := $(MAKE) --no-print-directory -C crates/netgpu-c install ARCHIVE=$(abspath build/lib/libnetgpu.a) OUT=$(abspath build/lib)
+
+.PHONY: install-library
+install-library:
+	@[ -e build/lib/libnetgpu.a ] || { echo 'error: there is no libnetgpu here yet; run `make crates` first' >&2; exit 1; }
+	@$(library)
+
 .PHONY: demo
 demo:
 	@scripts/demo $(if $(GPU),--gpu) $(ARGS)
@@ -55,13 +63,14 @@ help:
 	@echo '                        JOBS=1: one area at a time (otherwise two)'
 	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
-	@echo 'make test-cuda          GPU memory, on a real NVIDIA GPU with its driver; needs cargo, and not our kernel'
+	@echo 'make test-cuda          GPU memory, on a real NVIDIA GPU with its driver; needs cargo and a C compiler, and not our kernel'
 	@echo 'make soak MINUTES=n     streams in both directions, with faults of the cable, ends and changes as SEED=n has it; KERNEL=debug'
 	@echo 'make coverage           the tests of the guest once more, and which lines of src/ they run; ARGS="rx tx" for these only'
 	@echo 'make bench              netgpu beside read, write and MSG_ZEROCOPY: instructions per MiB, speed; ARGS=--accesses, --sockets, --nic, --help'
 	@echo 'make check              only formatting, lints and style'
 	@echo
-	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin'
+	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin; the C library in build/lib'
+	@echo 'make install-library    install what make crates has built of the C library, below PREFIX (/usr/local) and DESTDIR'
 	@echo 'make root               the toolchain root'
 	@echo 'make kernel             Linux with patches/, as the tests use it'
 	@echo

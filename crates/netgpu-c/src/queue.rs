@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `struct netgpu_ifq`.
+
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+
+use netgpu::raw;
+
+use crate::arguments;
+use crate::context::{NO_CONTEXT, netgpu_ctx};
+use crate::error::{Failure, answer, keep};
+
+/// A receive queue of the device, and its fill ring.
+#[derive(Debug)]
+pub struct netgpu_ifq {
+    queue: raw::Queue,
+}
+
+const NO_QUEUE: Failure = Failure::Argument("the queue is NULL");
+
+impl netgpu_ifq {
+    fn give(&mut self, address: u64) {
+        // SAFETY: What C owes, as the functions say: it is done with the bytes in this buffer. Rust has no reference to them.
+        unsafe { self.queue.give(address) };
+    }
+}
+
+/// Takes receive queue `queue_id` of the context's device, or with -1 the last one that is free. From here on the payload of what
+/// the device puts on this queue goes into memory that was given to the context's queues. Header split is to be on in the device
+/// (ethtool -G), other traffic kept away from the queue (ethtool -X) and the connections steered to it (ethtool -N).
+/// `fill_entries` rounds up to a power of two, from 16 to 262144.
+///
+/// Returns 0, or: -EPERM, CAP_NET_ADMIN is needed; -EBUSY, AF_XDP or another owner has the queue, or all of them; -ERANGE, there is
+/// no such queue; -EINVAL, header split is off, or an argument is out of range; -EEXIST, an XDP program runs on the device;
+/// -EOPNOTSUPP, the device or its driver cannot do it; -ENETDOWN, the interface is down; -ENODEV, the device is gone.
+#[unsafe(no_mangle)]
+pub extern "C" fn netgpu_open_ifq(
+    ifqp: Option<&mut MaybeUninit<Option<Box<netgpu_ifq>>>>,
+    ctx: Option<&mut netgpu_ctx>,
+    queue_id: c_int,
+    fill_entries: c_int,
+) -> c_int {
+    let Some(ifqp) = ifqp else {
+        return answer(Err(NO_QUEUE));
+    };
+    ifqp.write(None);
+    let open = || {
+        let ctx = ctx.ok_or(NO_CONTEXT)?;
+        let number = match queue_id {
+            -1 => None,
+            _ => Some(u32::try_from(queue_id).map_err(|_| {
+                Failure::Argument("a receive queue has a number from 0 on, and -1 is any")
+            })?),
+        };
+        let entries = entries(fill_entries)?;
+        let queue = raw::Queue::open(&ctx.context, number, entries, 0)?;
+        ifqp.write(Some(Box::new(netgpu_ifq { queue })));
+        Ok(0)
+    };
+    answer(open())
+}
+
+/// Entries of a ring.
+pub(crate) fn entries(wanted: c_int) -> Result<u32, Failure> {
+    u32::try_from(wanted)
+        .ok()
+        .filter(|&entries| entries > 0)
+        .ok_or(Failure::Argument("a ring has at least one entry"))
+}
+
+/// Gives the queue back to the device's driver and sets `*ifqp` to NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn netgpu_close_ifq(ifqp: Option<&mut Option<Box<netgpu_ifq>>>) {
+    if let Some(ifqp) = ifqp {
+        *ifqp = None;
+    }
+}
+
+/// Number of the receive queue, as ethtool counts.
+///
+/// Returns it, or -EINVAL.
+#[unsafe(no_mangle)]
+pub extern "C" fn netgpu_ifq_id(ifq: Option<&mut netgpu_ifq>) -> c_int {
+    answer(
+        ifq.map(|ifq| c_int::try_from(ifq.queue.number()).unwrap_or(c_int::MAX))
+            .ok_or(NO_QUEUE),
+    )
+}
+
+/// Donates `count` pages of 4 KiB from `addr` on, which are attached to the context and were not donated before. From now on they
+/// are the device's to write to, but for what netgpu_get_rx_batch() hands out. What has no room on the ring waits in the library
+/// and follows when there is; that is so for all functions that give buffers.
+#[unsafe(no_mangle)]
+pub extern "C" fn netgpu_populate_ring(ifq: Option<&mut netgpu_ifq>, addr: u64, count: c_int) {
+    let Some(ifq) = ifq else {
+        return keep(&NO_QUEUE);
+    };
+    let page = rustix::param::page_size() as u64;
+    for index in 0..u64::try_from(count).unwrap_or(0) {
+        ifq.give(addr.wrapping_add(index * page));
+    }
+    ifq.queue.publish();
+}
+
+/// Gives back a piece that netgpu_get_rx_batch() has handed out, by any address in it: once for each piece, also where several lie
+/// in one page. The kernel sees it after netgpu_recycle_complete().
+#[unsafe(no_mangle)]
+pub extern "C" fn netgpu_recycle_buffer(ifq: Option<&mut netgpu_ifq>, ptr: *mut c_void) {
+    match ifq {
+        Some(ifq) => ifq.give(ptr.addr() as u64),
+        None => keep(&NO_QUEUE),
+    }
+}
+
+/// Gives back `count` pieces at once, as netgpu_recycle_buffer() does with one. Returns false, and does nothing, when the ring has
+/// no room for all of them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn netgpu_recycle_batch(
+    ifq: Option<&mut netgpu_ifq>,
+    iov: *mut *mut libc::iovec,
+    count: c_int,
+) -> bool {
+    let recycle = || {
+        let ifq = ifq.ok_or(NO_QUEUE)?;
+        // SAFETY: What C owes: they are what was handed out.
+        let addresses = unsafe { arguments::starts(iov, count) }?;
+        if ifq.queue.room() < addresses.len() {
+            // Perhaps only because the kernel has not seen what is there.
+            ifq.queue.publish();
+            if ifq.queue.room() < addresses.len() {
+                return Ok(false);
+            }
+        }
+        for address in addresses {
+            ifq.give(address);
+        }
+        Ok(true)
+    };
+    recycle().unwrap_or_else(|failure: Failure| {
+        keep(&failure);
+        false
+    })
+}
+
+/// Shows the kernel what was given back.
+#[unsafe(no_mangle)]
+pub extern "C" fn netgpu_recycle_complete(ifq: Option<&mut netgpu_ifq>) {
+    match ifq {
+        Some(ifq) => ifq.queue.publish(),
+        None => keep(&NO_QUEUE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_has_entries() {
+        assert_eq!(entries(1).ok(), Some(1));
+        assert!(entries(0).is_err());
+        assert!(entries(-1).is_err());
+    }
+}
