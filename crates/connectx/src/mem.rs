@@ -366,10 +366,10 @@ impl<'m> Slice<'m> {
     }
 }
 
-/// Bytes that the processor looks up at a time.
+/// Bytes that the processor fetches at a time.
+pub const LINE: usize = 64;
+/// Bytes that it looks up at a time.
 const PAGE: usize = 4096;
-/// Bytes that it fetches at a time.
-const LINE: usize = 64;
 /// How far ahead of a copy memory is fetched: a copy takes no longer for them than the memory does for the first.
 const AHEAD: usize = 8 * LINE;
 

@@ -3,6 +3,7 @@
 
 use super::checksum::Sum;
 use crate::bits::{Fields, FieldsMut};
+use crate::mem::LINE;
 use crate::obj::flow::MatchKey;
 
 /// The most header bytes that are looked at.
@@ -89,6 +90,14 @@ impl Layers {
             outer: outer.layout,
             inner: outer.inner(vxlan).map(|inner| inner.layout),
         }
+    }
+
+    /// How many bytes of the packet to keep apart: the headers, the index that IPsec has behind them ([`Headers::spi`]), and what
+    /// is left of the last cache line, if the packet starts with one.
+    pub fn head(&self) -> usize {
+        const INDEX: usize = 8;
+        let inner = self.inner.map_or(0, |inner| inner.end);
+        (self.outer.end.max(inner) + INDEX).next_multiple_of(LINE)
     }
 
     /// All there are.
@@ -626,6 +635,30 @@ pub(crate) mod tests {
             headers.pseudo_header(packet.len());
             headers.ip_intact();
             headers.ports();
+        }
+
+        /// What is kept apart of a packet says the same as all of it.
+        #[test]
+        fn the_head_has_all_headers(noise in prop::collection::vec(any::<u8>(), 200..300), real in 0usize..4,
+                                    protocol in prop::sample::select(vec![0, 4, 6, 17, 41, 43, 44, 47, 50, 51, 60]),
+                                    extension in prop::sample::select(vec![0, 6, 43, 44, 50, 51, 60]), tag in any::<bool>()) {
+            let mut packet = if real % 2 == 0 { tcp4(200) } else { udp6(200) };
+            packet[if real % 2 == 0 { 23 } else { 20 }] = protocol;
+            packet.extend(&noise);
+            if real > 1 {
+                packet[54] = extension;
+                packet[55] &= 3;
+            }
+            if tag {
+                packet = tagged(&packet, TYPE_CVLAN, 1);
+            }
+            let layers = Layers::parse(&packet, &[]);
+            let whole = Headers::parse(&packet);
+            let head = Headers::parse(&packet[..layers.head()]);
+            prop_assert_eq!(head.layout, whole.layout);
+            prop_assert_eq!(head.spi(), whole.spi());
+            prop_assert!(head.match_key() == whole.match_key());
+            prop_assert!(layers.inner.is_none_or(|inner| inner.end <= layers.head()));
         }
     }
 }

@@ -303,10 +303,13 @@ impl<'p> Sender<'_, 'p> {
         }
         self.spend()?;
         head[..inline.len()].copy_from_slice(inline);
+        let known = total.min(MAX_HEADERS).max(inline.len());
+        Cursor::new(pieces).read(&mut head[inline.len()..known]);
+        let layers = self.layers(&head[..known]);
+        // What is behind the headers goes straight from its memory to the receiver's.
+        let taken = layers.head().clamp(inline.len(), known);
         let mut body = Cursor::new(pieces);
-        let taken = total.min(MAX_HEADERS).max(inline.len());
-        body.read(&mut head[inline.len()..taken]);
-        let layers = self.layers(&head[..taken]);
+        body.advance(taken - inline.len());
         let packet = Packet {
             head,
             taken,
