@@ -17,11 +17,6 @@
 
 #include "netgpu_lib.h"
 
-#define CHECK(cond) do {							\
-	if (!(cond))								\
-		error_at_line(1, errno, __FILE__, __LINE__, "%s", #cond);	\
-} while (0)
-
 #define FILL		1024
 #define NENTRIES	1024
 #define BATCH		32
@@ -32,19 +27,20 @@ static void memarea(const char *ifname, enum netgpu_memtype type)
 	struct netgpu_ctx *ctx = NULL;
 	size_t sz = 64 * 1024;
 	void *ptr[8];
-	int i;
+	int i, idx;
 
-	CHECK(netgpu_open_memarea(&mem) == 0);
-	CHECK(netgpu_open_memarea(&mem2) == 0);
-	for (i = 0; i < 8; i++) {
+	CHK_ERR(netgpu_open_memarea(&mem));
+	CHK_ERR(netgpu_open_memarea(&mem2));
+	for (i = 0; i < (int)array_size(ptr); i++) {
 		ptr[i] = netgpu_alloc_memory(sz, type);
 		CHECK(ptr[i]);
-		CHECK(netgpu_add_memarea(mem, ptr[i], sz, type) == i + 1);
+		idx = netgpu_add_memarea(mem, ptr[i], sz, type);
+		CHECK_MSG(idx == i + 1, "index %d", idx);
 	}
 	CHECK(netgpu_add_memarea(mem, ptr[0], sz, type) == -EEXIST);
 	CHECK(netgpu_add_memarea(mem2, ptr[1], sz, type) == -EEXIST);
-	CHECK(netgpu_open_ctx(&ctx, ifname) == 0);
-	CHECK(netgpu_attach_region(ctx, mem, 3) == 0);
+	CHK_ERR(netgpu_open_ctx(&ctx, ifname));
+	CHK_ERR(netgpu_attach_region(ctx, mem, 3));
 	netgpu_close_memarea(&mem2);
 	netgpu_close_memarea(&mem);
 	netgpu_close_ctx(&ctx);
@@ -61,12 +57,12 @@ static void ordering(const char *ifname)
 	void *ptr;
 	int fd;
 
-	CHECK(netgpu_open_ctx(&ctx, ifname) == 0);
+	CHK_ERR(netgpu_open_ctx(&ctx, ifname));
 	ptr = netgpu_alloc_memory(sz, MEMTYPE_HOST);
-	CHECK(netgpu_register_memory(ctx, ptr, sz, MEMTYPE_HOST) == 0);
-	CHECK(netgpu_open_ifq(&ifq, ctx, -1, FILL) == 0);
+	CHK_ERR(netgpu_register_memory(ctx, ptr, sz, MEMTYPE_HOST));
+	CHK_ERR(netgpu_open_ifq(&ifq, ctx, -1, FILL));
 	fd = socket(AF_INET6, SOCK_STREAM, IPPROTO_TCP);
-	CHECK(netgpu_attach_socket(&skq, ctx, fd, NENTRIES) == 0);
+	CHK_ERR(netgpu_attach_socket(&skq, ctx, fd, NENTRIES));
 
 	netgpu_close_ctx(&ctx);
 	netgpu_free_memory(ptr, sz, MEMTYPE_HOST);
@@ -104,21 +100,21 @@ static void receive(const char *ifname, int port)
 	bool done;
 	void *ptr;
 
-	CHECK(netgpu_open_ctx(&ctx, ifname) == 0);
+	CHK_ERR(netgpu_open_ctx(&ctx, ifname));
 	ptr = netgpu_alloc_memory(sz, MEMTYPE_HOST);
-	CHECK(netgpu_register_memory(ctx, ptr, sz, MEMTYPE_HOST) == 0);
-	CHECK(netgpu_open_ifq(&ifq, ctx, -1, FILL) == 0);
+	CHK_ERR(netgpu_register_memory(ctx, ptr, sz, MEMTYPE_HOST));
+	CHK_ERR(netgpu_open_ifq(&ifq, ctx, -1, FILL));
 	netgpu_populate_ring(ifq, (uint64_t)ptr, FILL);
 
-	CHECK((fd = socket(AF_INET6, SOCK_STREAM, IPPROTO_TCP)) >= 0);
-	CHECK(bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0);
-	CHECK(listen(fd, 1) == 0);
+	CHK_SYS(fd = socket(AF_INET6, SOCK_STREAM, IPPROTO_TCP));
+	CHK_SYS(bind(fd, (struct sockaddr *)&addr, sizeof(addr)));
+	CHK_SYS(listen(fd, 1));
 	fprintf(stderr, "listening on port %d, queue %d\n", port, netgpu_ifq_id(ifq));
-	CHECK((conn = accept(fd, NULL, NULL)) >= 0);
-	CHECK(netgpu_attach_socket(&skq, ctx, conn, NENTRIES) == 0);
+	CHK_SYS(conn = accept(fd, NULL, NULL));
+	CHK_ERR(netgpu_attach_socket(&skq, ctx, conn, NENTRIES));
 
-	CHECK((ep = epoll_create(1)) >= 0);
-	CHECK(epoll_ctl(ep, EPOLL_CTL_ADD, conn, &ev) == 0);
+	CHK_SYS(ep = epoll_create(1));
+	CHK_SYS(epoll_ctl(ep, EPOLL_CTL_ADD, conn, &ev));
 	for (;;) {
 		CHECK(epoll_wait(ep, &ev, 1, -1) == 1);
 		done = true;
