@@ -2,8 +2,9 @@
 /*
  * Receives one TCP connection in registered memory and writes what came to stdout:
  *
- *	receive [-c] [-q QUEUE] [-m PAGES] DEVICE PORT >FILE
+ *	receive [-4c] [-q QUEUE] [-m PAGES] DEVICE PORT >FILE
  *
+ *	-4	over IPv4 only
  *	-c	in a GPU's memory
  *	-q	on this receive queue, instead of the last one that is free
  *	-m	pages of memory to donate
@@ -31,7 +32,7 @@
 
 static const char *device;
 static enum netgpu_memtype type = MEMTYPE_HOST;
-static int queue = -1, pages = 4096;
+static int family = AF_INET6, queue = -1, pages = 4096;
 
 static struct netgpu_ctx *ctx;
 static struct netgpu_ifq *ifq;
@@ -57,11 +58,13 @@ static void *donate(int count, enum netgpu_memtype of)
 
 static int accept_one(int port)
 {
-	struct sockaddr_in6 address = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
-	int fd = socket(AF_INET6, SOCK_STREAM, 0), on = 1, conn;
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(port) };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	struct sockaddr *address = family == AF_INET ? (struct sockaddr *)&v4 : (struct sockaddr *)&v6;
+	int fd = socket(family, SOCK_STREAM, 0), on = 1, conn;
 
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) ||
-	    bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 1))
+	    bind(fd, address, family == AF_INET ? sizeof(v4) : sizeof(v6)) || listen(fd, 1))
 		err(1, "cannot listen on port %d", port);
 	fprintf(stderr, "listening on port %d, receive queue %d of %s\n", port, netgpu_ifq_id(ifq), device);
 	conn = accept(fd, NULL, NULL);
@@ -108,8 +111,9 @@ int main(int argc, char **argv)
 	unsigned long long bytes = 0;
 	int option, fd, count;
 
-	while ((option = getopt(argc, argv, "cq:m:")) != -1) {
+	while ((option = getopt(argc, argv, "4cq:m:")) != -1) {
 		switch (option) {
+		case '4': family = AF_INET; break;
 		case 'c': type = MEMTYPE_CUDA; break;
 		case 'q': queue = atoi(optarg); break;
 		case 'm': pages = atoi(optarg); break;
@@ -117,13 +121,17 @@ int main(int argc, char **argv)
 		}
 	}
 	if (argc - optind != 2)
-		errx(2, "usage: receive [-c] [-q QUEUE] [-m PAGES] DEVICE PORT >FILE");
+		errx(2, "usage: receive [-4c] [-q QUEUE] [-m PAGES] DEVICE PORT >FILE");
 	device = argv[optind];
 	if (type == MEMTYPE_CUDA)
 		gpu_open();
 
 	check(netgpu_open_ctx(&ctx, device), "cannot open a context");
-	check(netgpu_open_ifq(&ifq, ctx, queue, pages), "cannot take a receive queue");
+	/* Shorter headers than of IPv6 leave less to be copied where the device does not find their end by itself. */
+	if (family == AF_INET)
+		check(netgpu_open_ifq_hds(&ifq, ctx, queue, pages, 14 + 20 + 60), "cannot take a receive queue");
+	else
+		check(netgpu_open_ifq(&ifq, ctx, queue, pages), "cannot take a receive queue");
 	memory = donate(pages, type);
 	/* Bytes that came with their header, or past the queue, are copied by the CPU, for which a GPU's memory is a bad place. */
 	if (type == MEMTYPE_CUDA)

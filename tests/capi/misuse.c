@@ -35,6 +35,8 @@ TEST(null_is_told_or_nothing)
 	EXPECT_ERROR(EINVAL, netgpu_register_memory(NULL, iov, PAGE, MEMTYPE_HOST));
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq(NULL, NULL, -1, 16));
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq(&ifq, NULL, -1, 16));
+	EXPECT_ERROR(EINVAL, netgpu_open_ifq_hds(NULL, NULL, -1, 16, 94));
+	EXPECT_ERROR(EINVAL, netgpu_open_ifq_hds(&ifq, NULL, -1, 16, 94));
 	EXPECT_ERROR(EINVAL, netgpu_ifq_id(NULL));
 	EXPECT_ERROR(EINVAL, netgpu_attach_socket(NULL, NULL, 0, 16));
 	EXPECT_ERROR(EINVAL, netgpu_attach_socket(&skq, NULL, 0, 16));
@@ -267,6 +269,8 @@ TEST_F(context, queues)
 	EXPECT_EQ(NULL, none);
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq(&none, self->ctx, -1, 0));
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq(&none, self->ctx, -1, -5));
+	EXPECT_ERROR(EINVAL, netgpu_open_ifq_hds(&none, self->ctx, -1, 64, -1));
+	EXPECT_ERROR(EINVAL, netgpu_open_ifq_hds(&none, self->ctx, -1, 64, 65536));
 	EXPECT_ERROR(ERANGE, netgpu_open_ifq(&none, self->ctx, count, 64));
 
 	ASSERT_EQ(0, netgpu_open_ifq(&ifq[0], self->ctx, -1, 17));

@@ -105,7 +105,7 @@ nothing_is_left() {
 	check_log
 }
 
-plan 14
+plan 15
 nic_up
 nic_steer 1 5001
 ethtool -G "$NETGPU_DEV" tcp-data-split on
@@ -114,6 +114,7 @@ start_pinned=$(pinned_pages)
 program misuse ./misuse
 run receive 6 padded ./receive
 run receive 6 plain ./receive
+run receive 4 padded ./receive -4
 run receive 4 plain ./receive -q 1 -m 512
 run receive 6 padded ./old
 run receive 4 plain ./old

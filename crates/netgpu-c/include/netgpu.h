@@ -22,8 +22,8 @@
  * functions. These can be called in any order: an object keeps what it needs. What else looks like a handle, such as a copy of one
  * that was closed, is not found out.
  *
- * An object may be used by one thread at a time, different ones by different threads at the same time. A defect of the library ends
- * the process with abort(3); no exception or unwinding comes out of it.
+ * An object may be used by one thread at a time, different ones by different threads at the same time; after fork(2), by one of the
+ * two processes. A defect of the library ends the process with abort(3); no exception or unwinding comes out of it.
  *
  * The sources are in Rust (crates/netgpu-c); this file is made of them.
  */
@@ -208,6 +208,16 @@ int netgpu_add_dmabuf(struct netgpu_mem *mem, int fd, uint64_t offset, size_t si
 int netgpu_open_ifq(struct netgpu_ifq **ifqp, struct netgpu_ctx *ctx, int queue_id, int fill_entries);
 
 /**
+ * As netgpu_open_ifq(), for a queue whose packets have headers of at most `hds_offset` bytes, from Ethernet to the options of TCP.
+ * Devices that split packets at a fixed offset, such as ConnectX-4 to -6, do it there: what of the payload comes before is copied,
+ * and packets with longer headers are lost. netgpu_open_ifq() takes 114, which fits IPv6 without extension headers; where all
+ * connections are IPv4, 94 (14 + 20 + 60) saves 20 bytes for each packet.
+ *
+ * Returns what netgpu_open_ifq() returns.
+ */
+int netgpu_open_ifq_hds(struct netgpu_ifq **ifqp, struct netgpu_ctx *ctx, int queue_id, int fill_entries, int hds_offset);
+
+/**
  * Gives the queue back to the device's driver and sets `*ifqp` to NULL.
  */
 void netgpu_close_ifq(struct netgpu_ifq **ifqp);
@@ -221,8 +231,9 @@ int netgpu_ifq_id(struct netgpu_ifq *ifq);
 
 /**
  * Donates `count` pages of 4 KiB from `addr` on, which are attached to the context and were not donated before. From now on they
- * are the device's to write to, but for what netgpu_get_rx_batch() hands out. What has no room on the ring waits in the library
- * and follows when there is; that is so for all functions that give buffers.
+ * are the device's to write to, but for what netgpu_get_rx_batch() hands out. What has no room on the ring waits in the library and
+ * follows with a later call of this function or of netgpu_recycle_complete(); so it is with what is given back. Nothing has to wait
+ * on a ring with as many entries as pages are donated.
  */
 void netgpu_populate_ring(struct netgpu_ifq *ifq, uint64_t addr, int count);
 
