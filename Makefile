@@ -62,6 +62,7 @@ help:
 	@echo 'make test               every test; ARGS="rx tx" runs only these (see scripts/test --help)'
 	@echo '                        JOBS=1: one area at a time (otherwise two)'
 	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
+	@echo '                        KERNEL=kcsan: on one that finds data races; slow'
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
 	@echo 'make test-cuda          GPU memory, on a real NVIDIA GPU with its driver; needs cargo and a C compiler, and not our kernel'
 	@echo 'make soak MINUTES=n     streams in both directions, with faults of the cable, ends and changes as SEED=n has it; KERNEL=debug'

@@ -5,7 +5,7 @@
 
 # Nothing in the kernel log since the last call that the kernel prints only when something is wrong.
 check_log() {
-	dmesg >"$ktap_tmp/dmesg"
+	dmesg | awk -f /tests/lib/races.awk >"$ktap_tmp/dmesg"
 	if grep -E 'BUG:|WARNING:|Oops|UBSAN:|KASAN:|inconsistent lock state|possible (recursive|circular)|suspicious RCU usage|lockdep is turned off|turning off the locking|unreferenced object|stalled pool|hung task|general protection|refcount_t' \
 		"$ktap_tmp/dmesg" >"$ktap_tmp/bad"; then
 		sed 's/^/# /' "$ktap_tmp/bad"
