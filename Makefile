@@ -47,6 +47,10 @@ test:
 soak:
 	@scripts/soak $(flavour) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+.PHONY: fuzz
+fuzz:
+	@scripts/fuzz $(flavour) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: coverage
 coverage:
 	@scripts/coverage $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
@@ -66,6 +70,7 @@ help:
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
 	@echo 'make test-cuda          GPU memory, on a real NVIDIA GPU with its driver; needs cargo and a C compiler, and not our kernel'
 	@echo 'make soak MINUTES=n     streams in both directions, with faults of the cable, ends and changes as SEED=n has it; KERNEL=debug'
+	@echo 'make fuzz MINUTES=n     calls, mappings and rings as SEED=n has it, kept in build/fuzz/ when they reach new code; KERNEL=debug'
 	@echo 'make coverage           the tests of the guest once more, and which lines of src/ they run; ARGS="rx tx" for these only'
 	@echo 'make bench              netgpu beside read, write and MSG_ZEROCOPY: instructions per MiB, speed; ARGS=--accesses, --sockets, --nic, --help'
 	@echo 'make check              only formatting, lints and style'

@@ -3,11 +3,13 @@
 #
 # What a test area must leave behind as it found it.
 
-# Nothing in the kernel log since the last call that the kernel prints only when something is wrong.
+# What the kernel's log has only when something is wrong, for grep -E.
+bad_log='BUG:|WARNING:|Oops|UBSAN:|KASAN:|inconsistent lock state|possible (recursive|circular)|suspicious RCU usage|lockdep is turned off|turning off the locking|unreferenced object|stalled pool|hung task|general protection|refcount_t'
+
+# Nothing of that in the log since it was cleared.
 check_log() {
 	dmesg | awk -f /tests/lib/races.awk >"$ktap_tmp/dmesg"
-	if grep -E 'BUG:|WARNING:|Oops|UBSAN:|KASAN:|inconsistent lock state|possible (recursive|circular)|suspicious RCU usage|lockdep is turned off|turning off the locking|unreferenced object|stalled pool|hung task|general protection|refcount_t' \
-		"$ktap_tmp/dmesg" >"$ktap_tmp/bad"; then
+	if grep -E "$bad_log" "$ktap_tmp/dmesg" >"$ktap_tmp/bad"; then
 		sed 's/^/# /' "$ktap_tmp/bad"
 		fail "the kernel log has the above"
 	fi
