@@ -27,8 +27,10 @@ use kernel::{
     types::Opaque, //
 };
 
-/// The mapping is of pages that no CPU's cache keeps from the device.
-const DMA_ATTRS: c_ulong = bindings::DMA_ATTR_SKIP_CPU_SYNC as c_ulong;
+/// Device and CPU see the same bytes at any time, or the pages are not mapped: nobody syncs them. So they may be mapped as often
+/// as contexts like, too, which the DMA API's debugging otherwise takes for a leak.
+const DMA_ATTRS: c_ulong =
+    (bindings::DMA_ATTR_SKIP_CPU_SYNC | bindings::DMA_ATTR_REQUIRE_COHERENT) as c_ulong;
 
 /// A DMA mapping of pages. Its owner keeps pages and device.
 ///

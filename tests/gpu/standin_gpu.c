@@ -107,7 +107,8 @@ static struct sg_table *standin_map(struct dma_buf_attachment *attach, enum dma_
 	}
 	for_each_sgtable_dma_sg(sgt, sg, i) {
 		u32 len = min_t(u64, SEGMENT, buffer->len - done);
-		dma_addr_t dma = dma_map_resource(attach->dev, buffer->start + done, len, dir, 0);
+		/* No CPU caches it, so it may be mapped as often as anybody likes. */
+		dma_addr_t dma = dma_map_resource(attach->dev, buffer->start + done, len, dir, DMA_ATTR_DEBUGGING_IGNORE_CACHELINES);
 
 		if (dma_mapping_error(attach->dev, dma)) {
 			standin_free_sgt(attach->dev, sgt, dir);
