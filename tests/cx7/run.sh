@@ -161,7 +161,7 @@ transfer() {
 	nic_mtu "$3"
 	shift 3
 	into "$program" $((64 * MIB)) "$@"
-	in_peer timeout 120 ./send "$address" $PORT $((64 * MIB))
+	in_peer timeout $((120 * ${NETGPU_TEST_SLOW:-1})) ./send "$address" $PORT $((64 * MIB))
 	received
 	check_log
 }
@@ -170,7 +170,7 @@ small_writes() {
 	local chunk
 	for chunk in 1 40 700; do
 		into "$1" 20000
-		in_peer timeout 60 ./send "$NETGPU_ADDR4" $PORT 20000 $chunk
+		in_peer timeout $((60 * ${NETGPU_TEST_SLOW:-1})) ./send "$NETGPU_ADDR4" $PORT 20000 $chunk
 		received
 	done
 }
@@ -190,7 +190,7 @@ large_buffers() {
 reopened() {
 	local sender rx
 	into "$1" $((64 * MIB))
-	in_peer timeout 120 ./send "$NETGPU_ADDR4" $PORT $((64 * MIB)) &
+	in_peer timeout $((120 * ${NETGPU_TEST_SLOW:-1})) ./send "$NETGPU_ADDR4" $PORT $((64 * MIB)) &
 	sender=$!
 	defer reap $sender
 	for rx in 256 1024; do

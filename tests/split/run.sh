@@ -49,7 +49,7 @@ nothing_dropped() {
 # transfer PROGRAM ADDRESS BYTES [PAGES]
 transfer() {
 	receiver_start "./$1" "$NETGPU_DEV" $QUEUE $PORT "$3" ${4:+"$4"}
-	in_peer timeout 120 ./send "$2" $PORT "$3"
+	in_peer timeout $((120 * ${NETGPU_TEST_SLOW:-1})) ./send "$2" $PORT "$3"
 	receiver_stop
 	copied_is_slack
 	nothing_dropped
@@ -103,7 +103,7 @@ no_gro() {
 small_writes() {
 	for chunk in 40 100 700; do
 		receiver_start "./$1" "$NETGPU_DEV" $QUEUE $PORT 200000
-		in_peer timeout 60 ./send "$NETGPU_ADDR4" $PORT 200000 $chunk
+		in_peer timeout $((60 * ${NETGPU_TEST_SLOW:-1})) ./send "$NETGPU_ADDR4" $PORT 200000 $chunk
 		receiver_stop
 	done
 	nothing_dropped
@@ -117,7 +117,7 @@ few_buffers() {
 # What replaces all channels, or the interface, must come back with the split.
 reopen() {
 	receiver_start "./$1" "$NETGPU_DEV" $QUEUE $PORT $((128 * MIB))
-	in_peer timeout 120 ./send "$NETGPU_ADDR4" $PORT $((128 * MIB)) &
+	in_peer timeout $((120 * ${NETGPU_TEST_SLOW:-1})) ./send "$NETGPU_ADDR4" $PORT $((128 * MIB)) &
 	sender=$!
 	defer eval "kill $sender 2>/dev/null || :"
 	for rx in 256 1024; do
@@ -165,7 +165,7 @@ long_headers() {
 	receiver_start ./devmem "$NETGPU_DEV" $QUEUE $PORT $MIB
 	ethtool -X "$NETGPU_DEV" start $QUEUE equal 1
 	defer ethtool -X "$NETGPU_DEV" equal 1
-	in_peer timeout 60 ./send "$NETGPU_ADDR6" $PORT $MIB 1000 48 2>/dev/null &
+	in_peer timeout $((60 * ${NETGPU_TEST_SLOW:-1})) ./send "$NETGPU_ADDR6" $PORT $MIB 1000 48 2>/dev/null &
 	sender=$!
 	defer eval "kill $sender 2>/dev/null || :"
 	until_true 20 dropped_is rx_hds_long_hdr_drop 3
@@ -179,7 +179,7 @@ bad_checksums() {
 	in_peer ./badsum "$NETGPU_PEER_ADDR4" "$NETGPU_ADDR4" $PORT 10
 	until_true 20 dropped_is rx_csum_unreadable_drop 10
 	check_log
-	in_peer timeout 60 ./send "$NETGPU_ADDR4" $PORT $MIB
+	in_peer timeout $((60 * ${NETGPU_TEST_SLOW:-1})) ./send "$NETGPU_ADDR4" $PORT $MIB
 	receiver_stop
 }
 
@@ -188,7 +188,7 @@ small_ring() {
 	ethtool -G "$NETGPU_DEV" rx 16
 	nic_mtu 576
 	receiver_start "./$1" "$NETGPU_DEV" $QUEUE $PORT $((4 * MIB))
-	in_peer timeout 60 ./send "$NETGPU_ADDR4" $PORT $((4 * MIB))
+	in_peer timeout $((60 * ${NETGPU_TEST_SLOW:-1})) ./send "$NETGPU_ADDR4" $PORT $((4 * MIB))
 	receiver_stop
 	in_peer ping -q -i 0.01 -c 200 "$NETGPU_ADDR4" >/dev/null || fail "no ping"
 	check_log
