@@ -329,6 +329,7 @@ TEST_F_TIMEOUT(data, hundred_regions, 120)
 	struct iovec iov[REGIONS];
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = REGIONS };
 	static char sent[REGIONS * PIECE];
+	struct netgpu_context_stats context;
 	struct netgpu_socket_stats stats;
 	unsigned int used[2] = {};
 	struct stream stream;
@@ -391,6 +392,8 @@ TEST_F_TIMEOUT(data, hundred_regions, 120)
 			EXPECT_EQ(0, some_take_back(&somes[i]));
 		for (i = 0; i < SOMES; i++)
 			EXPECT_TRUE(some_unused(&somes[i]));
+		ASSERT_EQ(0, ng_context_stats(r.fd, &context));
+		EXPECT_EQ(REGIONS / 2U, context.revoked);
 		EXPECT_TRUE(receive(&r, NULL, got, got + (1 << 20), NULL) >= got + (1 << 20) || recv_error(r.pair[0]) == ECONNABORTED);
 	}
 	stream_stop(&stream);

@@ -167,6 +167,28 @@ TEST_F(stats, short_packets)
 	EXPECT_EQ(0U, s->socket.rx_zerocopy + s->queue.rx_packets);
 }
 
+/* A split far behind the longest header leaves more than there is room for in front of the payload. */
+TEST_F(stats, without_room)
+{
+	struct netgpu_open_queue q = { .queue = self->queue, .fill_entries = FILL, .hds_offset = 200 };
+	struct receiver *r = &self->r;
+	struct all *s = &self->all;
+	size_t total = 1 << 18;
+
+	ASSERT_EQ(0, ng_close_queue(r->fd, r->queue_id));
+	munmap(r->fill.head, r->fill.len);
+	ASSERT_EQ(0, ng_ioctl(r->fd, NETGPU_IOC_OPEN_QUEUE, &q));
+	r->queue_id = q.id;
+	map(&r->fill, r->fd, q.mmap_offset, q.mmap_len, FILL);
+	ASSERT_EQ(total, transfer(r->pair[0], r->pair[1], &r->fill, &r->rx, total));
+	ASSERT_EQ(0, read_all(r, s));
+	/* A queue that is not ours splits nothing. */
+	EXPECT_EQ(variant->steered, s->socket.rx_copied_no_room != 0);
+	EXPECT_EQ(0U, s->socket.rx_copied_split);
+	EXPECT_EQ(s->socket.rx_copied_no_room, s->context.rx_copied_no_room);
+	EXPECT_EQ(total, s->socket.rx_zerocopy + s->socket.rx_copied);
+}
+
 TEST_F(stats, of_a_full_ring)
 {
 	struct all *s = &self->all;
