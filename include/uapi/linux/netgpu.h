@@ -327,6 +327,9 @@ struct netgpu_open_queue {
  * holds entries, so read(2) on such a socket should not block. Without
  * MSG_ZEROCOPY data is copied as on any socket.
  *
+ * Whoever else takes bytes of the stream, as splice(2) does, takes them away from
+ * the rx ring.
+ *
  * The socket is bound to the context's device. When the context or the device
  * goes, or the socket is detached, it is an ordinary one again. If it had an rx
  * ring and the stream has not ended, or sends are unfinished, its connection is
