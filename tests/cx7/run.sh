@@ -44,17 +44,15 @@ lro() {
 	ethtool -k "$NETGPU_DEV" | grep -q "^large-receive-offload: $1"
 }
 
-# The driver counts segments as packets.
-lro_merges() {
+# merges PACKETS BUFFERS ADDRESS MTU: a stream comes in much fewer buffers than packets, by these counters.
+merges() {
 	local packets buffers
-	lro on
-	defer lro off
-	packets=$(nic_counter rx_packets)
-	buffers=$(nic_counter rx_lro_packets)
-	plain_stream "$1" "$2"
-	packets=$(($(nic_counter rx_packets) - packets))
-	buffers=$(($(nic_counter rx_lro_packets) - buffers))
-	note "of $packets packets some in $buffers buffers"
+	packets=$(nic_counter "$1")
+	buffers=$(nic_counter "$2")
+	plain_stream "$3" "$4"
+	packets=$(($(nic_counter "$1") - packets))
+	buffers=$(($(nic_counter "$2") - buffers))
+	note "$1 $packets, $2 $buffers"
 	[ "$packets" -ge $((3 * buffers)) ] && [ "$buffers" -gt 0 ] || fail "hardly anything was merged"
 }
 
@@ -62,6 +60,11 @@ lro_with() {
 	lro on
 	defer lro off
 	"$@"
+}
+
+# The driver counts segments as packets.
+lro_merges() {
+	lro_with merges rx_packets rx_lro_packets "$1" "$2"
 }
 
 gro_on() {
@@ -72,14 +75,7 @@ gro_on() {
 }
 
 gro_merges() {
-	local packets buffers
-	packets=$(nic_counter rx_gro_packets)
-	buffers=$(nic_counter rx_gro_skbs)
-	plain_stream "$1" "$2"
-	packets=$(($(nic_counter rx_gro_packets) - packets))
-	buffers=$(($(nic_counter rx_gro_skbs) - buffers))
-	note "$packets packets in $buffers buffers"
-	[ "$packets" -ge $((3 * buffers)) ] && [ "$buffers" -gt 0 ] || fail "hardly anything was merged"
+	merges rx_gro_packets rx_gro_skbs "$1" "$2"
 }
 
 many_streams() {
