@@ -82,18 +82,13 @@ impl Shares {
     }
 
     /// How many free buffers are kept back for copies: the device would take all, and a small packet uses none of them up.
-    fn reserve(&self) -> u32 {
+    pub(crate) fn reserve(&self) -> u32 {
         (self.donated.load(Relaxed) / 8).clamp(1, 128)
     }
 
     /// Whether another free buffer is to be kept back.
     pub(crate) fn wants_reserve(&self) -> bool {
         self.free.load(Relaxed) < self.reserve()
-    }
-
-    /// Whether there are free buffers beyond those.
-    pub(crate) fn has_spare(&self) -> bool {
-        self.free.load(Relaxed) > self.reserve()
     }
 
     /// Buffers that user space has given to the kernel.

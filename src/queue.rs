@@ -44,7 +44,12 @@ use kernel::{
         rcu,
         Arc, //
     },
-    time::msecs_to_jiffies,
+    time::{
+        msecs_to_jiffies,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
     workqueue::{
         DelayedWork,
         WorkItem, //
@@ -56,6 +61,17 @@ const BATCH: u32 = 1024;
 
 /// How long until a queue that could not be closed is tried again.
 const CLOSE_AGAIN_MS: u32 = 100;
+
+/// How long the device goes without before it gets a buffer that is kept back for copies, and then another. A retransmission timeout
+/// is 200 ms at least, and brings one packet.
+const LEND_AFTER: Delta = Delta::from_millis(50);
+
+/// The fill ring, as its consumer has it.
+struct Fill {
+    ring: Consumer<Mapping<FillEntry>>,
+    /// Since when there has been nothing for the device, but for a buffer that was lent then.
+    dry: Option<Instant<Monotonic>>,
+}
 
 /// A receive queue of the context's device.
 #[pin_data]
@@ -70,7 +86,7 @@ pub(crate) struct Queue {
     close: DelayedWork<Self>,
     ring: Arc<RingMemory>,
     #[pin]
-    fill: BhLock<Consumer<Mapping<FillEntry>>>,
+    fill: BhLock<Fill>,
     /// What it counts.
     pub(crate) stats: QueueStats,
 }
@@ -103,7 +119,13 @@ impl Queue {
                 context,
                 close <- new_delayed_work!("netgpu::Queue::close"),
                 ring: mapping.memory().clone(),
-                fill <- new_bh_lock!(Consumer::new(mapping), "netgpu::Queue::fill"),
+                fill <- new_bh_lock!(
+                    Fill {
+                        ring: Consumer::new(mapping),
+                        dry: None,
+                    },
+                    "netgpu::Queue::fill"
+                ),
                 stats: QueueStats::new()?,
             }),
             GFP_KERNEL_ACCOUNT,
@@ -184,7 +206,7 @@ impl Queue {
         let mut left = BATCH;
         let mut fill = self.fill.lock();
         while given < max {
-            let Some((attachment, index)) = self.next(&mut fill, table, &mut left) else {
+            let Some((attachment, index)) = self.next(&mut fill.ring, table, &mut left) else {
                 break;
             };
             if attachment.refill(index, pool) {
@@ -194,13 +216,15 @@ impl Queue {
             }
         }
         if left < BATCH {
-            fill.release();
+            fill.ring.release();
         }
         self.stats.filled.add(given.into());
         // Under the lock still, for the counters.
         if given == 0 {
-            given = self.refill_slow(pool, max, table);
+            given = self.refill_slow(pool, max, table, &mut fill.dry);
             self.stats.refilled.add(given.into());
+        } else {
+            fill.dry = None;
         }
         if given == 0 {
             trace::queue_empty(self.context.id(), self.id, self.index);
@@ -210,11 +234,35 @@ impl Queue {
         given
     }
 
-    fn refill_slow(&self, pool: &Pool, max: u32, table: &Table) -> u32 {
+    /// Gives what is on the free lists, or lends of what is kept back there. What came behind a lost packet may hold all other
+    /// buffers, and user space gets none of it before that packet; sent again, it needs a buffer.
+    fn refill_slow(
+        &self,
+        pool: &Pool,
+        max: u32,
+        table: &Table,
+        dry: &mut Option<Instant<Monotonic>>,
+    ) -> u32 {
+        let shares = self.context.shares();
+        let given = self.refill_free(pool, max, table, shares.reserve());
+        if given > 0 {
+            *dry = None;
+            return given;
+        }
+        if dry.get_or_insert_with(Instant::now).elapsed() < LEND_AFTER {
+            return 0;
+        }
+        *dry = Some(Instant::now());
+        // One at a time, or packets further behind would take them all; the other half is for copies still.
+        self.refill_free(pool, 1, table, shares.reserve() / 2)
+    }
+
+    /// Gives free buffers, at most `max`; `keep` that can be copied into stay.
+    fn refill_free(&self, pool: &Pool, max: u32, table: &Table, keep: u32) -> u32 {
         let shares = self.context.shares();
         let mut given = 0;
         for attachment in table.values().filter(|attachment| attachment.map.is_live()) {
-            while given < max && (shares.has_spare() || !attachment.map.is_writable()) {
+            while given < max && (shares.free() > keep || !attachment.map.is_writable()) {
                 let Some(index) = attachment.buffers.take_free(shares) else {
                     break;
                 };
@@ -231,12 +279,12 @@ impl Queue {
         let table = self.context.table(&guard);
         let mut left = BATCH;
         let mut fill = self.fill.lock();
-        while let Some((attachment, index)) = self.next(&mut fill, table, &mut left) {
+        while let Some((attachment, index)) = self.next(&mut fill.ring, table, &mut left) {
             attachment.put(index);
             self.stats.drained.add(1);
         }
         if left < BATCH {
-            fill.release();
+            fill.ring.release();
         }
     }
 }

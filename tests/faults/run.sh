@@ -150,7 +150,7 @@ nothing_is_left() {
 	check_log
 }
 
-plan 13
+plan 14
 nic_up
 modprobe netgpu
 run impaired dropped '"drop":0.01'
@@ -160,6 +160,8 @@ run impaired corrupted '"corrupt":0.005'
 run impaired truncated '"truncate":0.005'
 run impaired lied '"lie":0.01'
 run slow_cable
+nic_mtu 1500
+program all_behind_a_lost_packet ./lost
 run link_flaps
 run receiver_starves
 run queue_recovers fail-sends tx

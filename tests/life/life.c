@@ -10,20 +10,6 @@
 #define QUEUE	1
 #define RULE	7
 
-/*
- * With a receive buffer that leaves most of the region to the NIC: else what came behind a lost packet may hold all of it, and nothing is
- * left to receive that packet into when it comes again.
- */
-static int open_receiver(struct receiver *r)
-{
-	int ret = receiver_open(r, QUEUE, RULE), size;
-
-	if (ret)
-		return ret;
-	size = r->len / 4;
-	return setsockopt(r->pair[0], SOL_SOCKET, SO_RCVBUF, &size, sizeof(size)) ? -errno : 0;
-}
-
 FIXTURE(life)
 {
 	struct receiver r;
@@ -36,7 +22,7 @@ FIXTURE_SETUP(life)
 {
 	self->pinned = pinned_pages();
 	ASSERT_EQ(0, nic_prepare(QUEUE));
-	ASSERT_EQ(0, open_receiver(&self->r));
+	ASSERT_EQ(0, receiver_open(&self->r, QUEUE, RULE));
 	ASSERT_EQ(1U << 16, transfer(self->r.pair[0], self->r.pair[1], &self->r.fill, &self->r.rx, 1 << 16));
 	traffic_start(&self->t, self->r.pair[1]);
 	self->sending = true;
@@ -381,7 +367,7 @@ TEST(namespace_is_deleted)
 	ASSERT_EQ(0, configure());
 	ASSERT_TRUE(nic_works());
 	ASSERT_EQ(0, nic_prepare(QUEUE));
-	ASSERT_EQ(0, open_receiver(&r));
+	ASSERT_EQ(0, receiver_open(&r, QUEUE, RULE));
 	traffic_start(&t, r.pair[1]);
 	EXPECT_TRUE(goes_on(&r));
 	ASSERT_EQ(0, setns(home, CLONE_NEWNET));
@@ -425,7 +411,7 @@ TEST(driver_is_unbound)
 	target[len] = 0;
 	snprintf(pci, sizeof(pci), "%s", strrchr(target, '/') + 1);
 	ASSERT_EQ(0, nic_prepare(QUEUE));
-	ASSERT_EQ(0, open_receiver(&r));
+	ASSERT_EQ(0, receiver_open(&r, QUEUE, RULE));
 	traffic_start(&t, r.pair[1]);
 	EXPECT_TRUE(goes_on(&r));
 	wait_in_threads(&w, &r);

@@ -391,7 +391,7 @@ struct netgpu_id {
  * @bad_return: fill entries for a buffer that user space does not hold
  * @empty: times that the NIC asked for buffers and there was none
  * @refilled: buffers that the NIC got when the fill ring was empty, of those
- *	that nobody had
+ *	that nobody had, or that were kept for copies when it went without for long
  * @drained: buffers taken from the fill ring that the NIC did not get: it asked
  *	for none, or they are in use still, or kept for copies
  * @rx_zerocopy: bytes delivered where the NIC's DMA put them, through this queue
