@@ -29,6 +29,8 @@ pub(crate) struct ContextShared {
     /// Only grows: what was delivered stays valid.
     regions: RwLock<Vec<Arc<RegionShared>>>,
     sockets: Mutex<Sockets>,
+    #[cfg(feature = "tokio")]
+    room: tokio::sync::Notify,
 }
 
 /// Who has which number of the context's sockets. The kernel gives the number of a socket that was closed to the next one.
@@ -63,6 +65,8 @@ impl Context {
             interface: interface.into(),
             regions: RwLock::default(),
             sockets: Mutex::default(),
+            #[cfg(feature = "tokio")]
+            room: tokio::sync::Notify::new(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -179,6 +183,19 @@ impl ContextShared {
             detached.as_ref().err().is_none_or(closed),
             "detaching an attached socket: {detached:?}"
         );
+        self.more_room();
+    }
+
+    /// Tells tasks whose socket has stalled that it may go on: the kernel was given buffers, or has fewer sockets to share them among.
+    pub(crate) fn more_room(&self) {
+        #[cfg(feature = "tokio")]
+        self.room.notify_waiters();
+    }
+
+    /// For the next [`Self::more_room`].
+    #[cfg(feature = "tokio")]
+    pub(crate) fn room(&self) -> &tokio::sync::Notify {
+        &self.room
     }
 
     fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {

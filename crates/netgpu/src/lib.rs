@@ -19,6 +19,8 @@
 //!
 //! Each keeps alive what it needs, so they can be dropped in any order.
 //!
+//! With the feature `tokio` an `AsyncSocket` is a [`Socket`] whose waiting is a task's.
+//!
 //! # Receiving
 //!
 //! Header split is to be on in the device, its other traffic kept off the queue (RSS) and the connection steered to it
@@ -70,6 +72,8 @@
 //! ```
 
 mod area;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod context;
 mod error;
 mod memory;
@@ -82,6 +86,8 @@ mod statistics;
 mod sys;
 
 pub use area::{MemoryArea, Region};
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncSocket, Event};
 pub use context::Context;
 pub use error::{Command, Error};
 pub use memory::{Backing, DmaBufMemory, HostMemory};

@@ -85,6 +85,8 @@ impl Queue {
             unsafe { raw.give(address) };
         }
         raw.publish();
+        drop(raw);
+        self.shared.context.more_room();
         Ok(())
     }
 
@@ -151,6 +153,8 @@ impl QueueShared {
         // SAFETY: A piece calls this when it is dropped: nobody looks at the bytes after this.
         unsafe { raw.give(held.address()) };
         raw.publish();
+        drop(raw);
+        self.context.more_room();
     }
 
     /// Shows the kernel returns that had no room on the ring, as far as there is room now.

@@ -147,12 +147,17 @@ impl Socket {
     /// [`Error::Socket`] when the connection has failed, after everything that came before was received;
     /// [`Error::NoRing`]; [`Error::Stray`].
     pub fn try_recv(&mut self) -> Result<Received, Error> {
+        self.take(true)
+    }
+
+    /// [`Self::try_recv`]. Without `ask` the kernel is not asked to deliver more: only what is on the ring is taken.
+    pub(crate) fn take(&mut self, ask: bool) -> Result<Received, Error> {
         let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
-        if self.raw.should_release() && self.raw.release() {
+        if ask && self.raw.should_release() && self.raw.release() {
             rx.resume(&self.stream);
         }
         let mut delivery = self.raw.pop();
-        if delivery.is_none() && rx.end.is_none() {
+        if ask && delivery.is_none() && rx.end.is_none() {
             // All slots are free now, and buffers may have come back: whatever had stalled the kernel, it can go on.
             // This is also how the end of the stream is found.
             self.raw.release();
@@ -272,6 +277,17 @@ impl Socket {
             }
             self.wait(PollFlags::IN)?;
         }
+    }
+
+    /// Whether the kernel has stopped delivering until it is asked again, for want of buffers or of room on the ring.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_stalled(&mut self) -> bool {
+        self.raw.release()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn context(&self) -> &Arc<ContextShared> {
+        self.raw.context()
     }
 
     /// Number of sends that have not finished.

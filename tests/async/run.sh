@@ -1,0 +1,105 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
+#
+# The Rust library in tasks of tokio: several connections at a time that receive and send, and buffers that come back from other tasks.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+. ../lib/transfer.sh
+
+# listening CONNECTIONS ARGS...: the example is. Leaves $ours.
+listening() {
+	local connections="$1"
+	shift
+	./echo "$NETGPU_DEV" 1 '[::]:5001' "$connections" "$@" >"$work/out" 2>"$work/err" &
+	ours=$!
+	defer reap "$ours"
+	until_true 20 is_listening "$work/err" "$ours"
+	alive "$ours" || fail "$(cat "$work/err")"
+}
+
+# What each of them sends comes back to it. The peer closes its side first, while its last bytes are on their way back.
+several_at_a_time() {
+	local count="$1" bytes=2097152 i clients=''
+	listening "$count"
+	for i in $(seq "$count"); do
+		plain-peer make "$work/file.$i" --bytes $bytes --seed "$i"
+		in_peer ./exchange "$NETGPU_ADDR4" 5001 <"$work/file.$i" >"$work/back.$i" &
+		clients="$clients $!"
+		defer reap $!
+	done
+	finished "$ours" 90 "$work/err"
+	for i in $clients; do
+		finished "$i" 10 "$work/err"
+	done
+	sed 's/^/# /' "$work/out"
+	for i in $(seq "$count"); do
+		cmp "$work/file.$i" "$work/back.$i" || fail "other bytes came back than were sent"
+		rm "$work/file.$i" "$work/back.$i"
+	done
+	equal "connections" "$(grep -c ": $bytes bytes" "$work/out")" "$count"
+}
+
+# The stream fits into the memory but not into the socket's share of it, which is half: when the share is used up, and all packets have
+# come, nothing but the return of pieces, by a task of its own, can have it go on. TCP's window has room for all of them: else the peer would
+# probe it with some bytes.
+wakes_when_pieces_come_back() {
+	local bytes=2097152 before
+	before=$(cat /proc/sys/net/ipv4/tcp_rmem)
+	defer sh -c "echo $before >/proc/sys/net/ipv4/tcp_rmem"
+	echo 4096 8388608 8388608 >/proc/sys/net/ipv4/tcp_rmem
+	# Leaves enough buffers for all packets, of which two share one.
+	ethtool -G "$NETGPU_DEV" rx 256
+	listening 1 hold
+	peer_sender plain "$(address ours 4 5001)" --bytes $bytes
+	finished "$ours" 30 "$work/err"
+	finished "$peer" 10 "$work/peer.err"
+	sed 's/^/# /' "$work/out"
+	grep -q ": $bytes bytes" "$work/out" || fail "not all bytes came"
+	[ "$(sed -n 's/^stalled \(.*\) times/\1/p' "$work/out")" -gt 0 ] || fail "it never stalled, so that nothing was tried"
+}
+
+# With a connection that is idle, after it was busy, all threads sleep.
+sleeps_when_idle() {
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	listening 1
+	in_peer nc "$NETGPU_ADDR4" 5001 <"$work/pipe" >"$work/back" &
+	defer reap $!
+	exec 9>"$work/pipe"
+	echo here >&9
+	until_true 10 test -s "$work/back"
+	until_true 20 all_asleep
+	exec 9>&-
+	finished "$ours" 20 "$work/err"
+}
+
+# In many looks, one after the other.
+all_asleep() {
+	local look
+	for look in $(seq 50); do
+		! grep -q '^State:	[^S]' "/proc/$ours"/task/*/status || return 1
+	done
+}
+
+nothing_is_left() {
+	until_true 10 pinned_is "$start_pinned"
+	until_true 10 module_unload
+	nic_ping
+	check_log
+}
+
+plan 5
+nic_up
+nic_steer 1 5001
+ethtool -G "$NETGPU_DEV" tcp-data-split on
+modprobe netgpu || echo "# modprobe netgpu failed"
+start_pinned=$(pinned_pages)
+run several_at_a_time 1
+run several_at_a_time 6
+run wakes_when_pieces_come_back
+run sleeps_when_idle
+run nothing_is_left
+finish
