@@ -44,6 +44,8 @@ use kernel::{
     },
     mm::virt::VmaNew,
     prelude::*,
+    seq_file::SeqFile,
+    seq_print,
     sync::{
         Arc,
         SetOnce, //
@@ -140,6 +142,13 @@ impl MiscDevice for Handle {
     fn mmap(this: Pin<&Self>, _file: &File, vma: &VmaNew) -> Result {
         let context = this.context().map_err(|_| ENODEV)?;
         context.ring(RingId::at(mmap_offset(vma))?)?.mmap(vma)
+    }
+
+    /// In /proc/PID/fdinfo, for the administrator: who has which of the contexts that debugfs shows.
+    fn show_fdinfo(this: Pin<&Self>, m: &SeqFile, _file: &File) {
+        if let Ok(context) = this.context() {
+            seq_print!(m, "netgpu-context:\t{}\n", context.id());
+        }
     }
 }
 
