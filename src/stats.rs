@@ -281,11 +281,14 @@ impl<'a> Tally<'a> {
         self.queue.end(count_in_queue);
         let received = Received::of_packet(self.zerocopy, self.copied);
         socket.stats.received.add(received);
+        let [split, no_room, unsplit] = self.copied.map(|bytes| bytes as u32);
         trace::deliver(
             context.id(),
             socket.id(),
             self.zerocopy as u32,
-            self.copied.iter().sum::<u64>() as u32,
+            split,
+            no_room,
+            unsplit,
         );
         for (counter, n) in received.as_array().into_iter().enumerate() {
             context.stats().0.add(counter, n);

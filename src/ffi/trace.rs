@@ -41,7 +41,7 @@ events! {
     bad_return(context: u64, queue: u32, addr: u64);
     attach(context: u64, socket: u32);
     detach(context: u64, socket: u32, aborted: bool);
-    deliver(context: u64, socket: u32, zerocopy: u32, copied: u32);
+    deliver(context: u64, socket: u32, zerocopy: u32, split: u32, no_room: u32, unsplit: u32);
     stall(context: u64, socket: u32, reason: u32);
     send(context: u64, socket: u32, id: u32, len: u32);
     complete(context: u64, socket: u32, id: u32, copied: bool);

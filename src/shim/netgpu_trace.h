@@ -123,24 +123,34 @@ TRACE_EVENT(netgpu_detach,
 	TP_printk("context=%llu socket=%u aborted=%d", __entry->context, __entry->socket, __entry->aborted)
 );
 
-/* A packet, or a part of one, was delivered: so many bytes of it where DMA had put them, and copied. */
+/*
+ * A packet, or a part of one, was delivered: so many bytes of it where DMA had put them, and copied, which is the sum of the last three;
+ * for them see rx_copied_* in struct netgpu_socket_stats.
+ */
 TRACE_EVENT(netgpu_deliver,
-	TP_PROTO(u64 context, u32 socket, u32 zerocopy, u32 copied),
-	TP_ARGS(context, socket, zerocopy, copied),
+	TP_PROTO(u64 context, u32 socket, u32 zerocopy, u32 split, u32 no_room, u32 unsplit),
+	TP_ARGS(context, socket, zerocopy, split, no_room, unsplit),
 	TP_STRUCT__entry(
 		__field(u64, context)
 		__field(u32, socket)
 		__field(u32, zerocopy)
 		__field(u32, copied)
+		__field(u32, split)
+		__field(u32, no_room)
+		__field(u32, unsplit)
 	),
 	TP_fast_assign(
 		__entry->context = context;
 		__entry->socket = socket;
 		__entry->zerocopy = zerocopy;
-		__entry->copied = copied;
+		__entry->copied = split + no_room + unsplit;
+		__entry->split = split;
+		__entry->no_room = no_room;
+		__entry->unsplit = unsplit;
 	),
-	TP_printk("context=%llu socket=%u zerocopy=%u copied=%u", __entry->context, __entry->socket, __entry->zerocopy,
-		  __entry->copied)
+	TP_printk("context=%llu socket=%u zerocopy=%u copied=%u split=%u no_room=%u unsplit=%u", __entry->context,
+		  __entry->socket, __entry->zerocopy, __entry->copied, __entry->split, __entry->no_room,
+		  __entry->unsplit)
 );
 
 /* Delivery stops. */

@@ -103,7 +103,7 @@ trace_events() {
 	traced attach "context=[0-9]+ socket=0"
 	traced detach "context=[0-9]+ socket=0 aborted=0"
 	traced detach "context=[0-9]+ socket=0 aborted=1"
-	traced deliver "context=[0-9]+ socket=0 zerocopy=[1-9][0-9]* copied=[0-9]+"
+	traced deliver "context=[0-9]+ socket=0 zerocopy=[1-9][0-9]* copied=[0-9]+ split=[0-9]+ no_room=[0-9]+ unsplit=[0-9]+"
 	traced stall "context=[0-9]+ socket=0 reason=ring"
 	traced send "context=[0-9]+ socket=0 id=0 len=10000"
 	traced complete "context=[0-9]+ socket=0 id=0 copied=0"
