@@ -2,13 +2,17 @@
 //! The `netgpu` command.
 
 mod device;
+mod doctor;
+mod machine;
 mod memory;
 mod pad;
 mod recv;
 mod report;
 mod send;
+mod setup;
 mod signals;
 mod size;
+mod style;
 
 use std::process::ExitCode;
 
@@ -30,6 +34,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Says what stops netgpu from working on this machine, and the commands that mend it.
+    ///
+    /// Fails if anything does.
+    Doctor(doctor::Arguments),
+    /// Sets a network device up for programs that use netgpu: two channels, header split, n-tuple rules, RSS off a queue.
+    ///
+    /// `netgpu recv` needs none of this: it sets up what it uses, and puts it back. Done again, it sets what is not set any more.
+    Setup(setup::Arguments),
+    /// Puts back all that `netgpu setup` has changed, also when that was interrupted.
+    Restore(setup::RestoreArguments),
     /// Accepts one TCP connection and receives it into registered memory, until the peer closes it.
     Recv(recv::Arguments),
     /// Connects and sends a file from registered memory.
@@ -54,6 +68,9 @@ fn main() -> ExitCode {
         .init();
 
     let done = match cli.command {
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Setup(arguments) => setup::set_up(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Restore(arguments) => setup::restore(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Recv(arguments) => recv::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Send(arguments) => send::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Pad(arguments) => pad::run(&arguments),

@@ -1,13 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Preparing a network device for a receiver, and putting everything back.
 
+mod facts;
+#[cfg(test)]
+mod fake;
+mod genl;
+mod ioctl;
 mod netlink;
+mod occupancy;
 mod rules;
 mod shared;
+mod standing;
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
+
+pub(crate) use facts::{Fact, Facts};
+#[cfg(test)]
+pub(crate) use netlink::{Channels, Features};
+pub(crate) use netlink::{DataSplit, Rings};
+#[cfg(test)]
+pub(crate) use occupancy::Owner;
+pub(crate) use standing::{Snapshot, Standing};
 
 use netlink::Ethtool;
 use rules::Rules;
@@ -107,6 +122,19 @@ impl Drop for Prepared {
             }
         }
     }
+}
+
+/// The number of a network device in the network namespace of this process.
+fn index_of(device: &str) -> Result<u32> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )
+    .context("cannot open a socket")?;
+    rustix::net::netdevice::name_to_index(socket, device).with_context(|| {
+        format!("there is no network device {device}; `ip link` lists those that are")
+    })
 }
 
 #[cfg(test)]

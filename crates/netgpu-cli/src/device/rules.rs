@@ -7,8 +7,7 @@ use std::io;
 use std::mem::{offset_of, size_of};
 use std::net::SocketAddr;
 
-use rustix::fd::OwnedFd;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use super::ioctl::{Device, Request};
 
 const ETHTOOL_GRXCLSRLCNT: u32 = 0x2e;
 const ETHTOOL_GRXCLSRULE: u32 = 0x2f;
@@ -66,6 +65,10 @@ const _: () = assert!(offset_of!(FlowSpec, ring_cookie) == 152);
 const _: () = assert!(offset_of!(RxNfc, fs) == 16 && offset_of!(RxNfc, rule_locs) == 188);
 const _: () = assert!(size_of::<RxNfc>() == 188 + 4 * MOST_RULES);
 
+// SAFETY: All commands of this file have `struct ethtool_rxnfc`, followed by as many locations as `rule_cnt` says, which `list()`
+// keeps within `RxNfc`. All of it is integers.
+unsafe impl Request for RxNfc {}
+
 /// A rule as it is in the device, to be put back or taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rule(FlowSpec);
@@ -83,22 +86,21 @@ pub(crate) enum Before {
 
 /// The rules of one device.
 pub(crate) struct Rules {
-    socket: OwnedFd,
-    device: String,
+    device: Device,
 }
 
 impl Rules {
     pub(crate) fn open(device: &str) -> io::Result<Self> {
-        let socket = socket_with(
-            AddressFamily::INET,
-            SocketType::DGRAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
         Ok(Self {
-            socket,
-            device: device.to_owned(),
+            device: Device::open(device)?,
         })
+    }
+
+    /// How many rules there are. Fails where the device takes none.
+    pub(crate) fn count(&self) -> io::Result<u32> {
+        let mut counted = request(ETHTOOL_GRXCLSRLCNT);
+        self.device.call(&mut *counted)?;
+        Ok(counted.rule_cnt)
     }
 
     /// Sends TCP packets for the port of `address`, and for its host unless that is unspecified, to a receive queue.
@@ -136,7 +138,7 @@ impl Rules {
             Before::None(Rule(rule)) => {
                 let mut request = request(ETHTOOL_SRXCLSRLDEL);
                 request.fs.location = rule.location;
-                self.call(&mut request)
+                self.device.call(&mut *request)
             }
         }
     }
@@ -144,7 +146,7 @@ impl Rules {
     fn insert(&self, rule: FlowSpec) -> io::Result<FlowSpec> {
         let mut request = request(ETHTOOL_SRXCLSRLINS);
         request.fs = rule;
-        self.call(&mut request)?;
+        self.device.call(&mut *request)?;
         // Where the driver chose the location, it is here now.
         Ok(request.fs)
     }
@@ -152,7 +154,7 @@ impl Rules {
     /// All rules, whether the driver chooses locations, and the number of locations.
     fn list(&self) -> io::Result<(Vec<FlowSpec>, bool, u32)> {
         let mut counted = request(ETHTOOL_GRXCLSRLCNT);
-        self.call(&mut counted)?;
+        self.device.call(&mut *counted)?;
         let any_location = counted.data & RX_CLS_LOC_SPECIAL != 0;
         if counted.rule_cnt as usize > MOST_RULES {
             return Err(io::Error::other(format!(
@@ -162,43 +164,16 @@ impl Rules {
         }
         let mut listed = request(ETHTOOL_GRXCLSRLALL);
         listed.rule_cnt = counted.rule_cnt;
-        self.call(&mut listed)?;
+        self.device.call(&mut *listed)?;
         let size = u32::try_from(listed.data & !RX_CLS_LOC_SPECIAL).unwrap_or(u32::MAX);
         let locations = &listed.rule_locs[..(listed.rule_cnt as usize).min(MOST_RULES)];
         let rules = locations.iter().map(|&location| {
             let mut one = request(ETHTOOL_GRXCLSRULE);
             one.fs.location = location;
-            self.call(&mut one)?;
+            self.device.call(&mut *one)?;
             Ok(one.fs)
         });
         Ok((rules.collect::<io::Result<_>>()?, any_location, size))
-    }
-
-    fn call(&self, request: &mut RxNfc) -> io::Result<()> {
-        // SAFETY: `ifreq` is integers and pointers, for which zero is a value.
-        let mut interface: libc::ifreq = unsafe { std::mem::zeroed() };
-        if self.device.len() >= interface.ifr_name.len() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        for (to, from) in interface.ifr_name.iter_mut().zip(self.device.bytes()) {
-            *to = from as libc::c_char;
-        }
-        interface.ifr_ifru.ifru_data = std::ptr::from_mut(request).cast();
-        // SAFETY: SIOCETHTOOL takes an `ifreq` that points to the structure of the command in its first word. All
-        // commands of this file have `struct ethtool_rxnfc`, followed by as many locations as `rule_cnt` says, which
-        // `list()` keeps within `RxNfc`. The kernel writes integers to it.
-        let done = unsafe {
-            libc::ioctl(
-                std::os::fd::AsRawFd::as_raw_fd(&self.socket),
-                libc::SIOCETHTOOL,
-                std::ptr::from_mut(&mut interface),
-            )
-        };
-        if done < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
     }
 }
 

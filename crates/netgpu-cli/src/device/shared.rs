@@ -4,26 +4,38 @@
 //! Receivers are processes of their own that come and go in any order, some by SIGKILL. What the device was like before
 //! the first of them lies in a file below `/run/netgpu/`, together with a file for each receiver, which it holds locked
 //! (flock(2)) as long as it lives. The last one to leave puts the device back; a receiver that was killed is put back
-//! after by the next.
+//! after by the next. `netgpu setup` takes part like a receiver, by a file that lasts until `netgpu restore`.
 
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::netlink::{DataSplit, Ethtool, Rings};
+use super::index_of;
+use super::netlink::{Channels, DataSplit, Ethtool, Features, Rings};
 
-/// What is shared; implemented by [`Ethtool`].
+/// What can be set at a device; implemented by [`Ethtool`].
 pub(crate) trait Settings {
-    fn receive_queues(&self) -> Result<u32>;
+    fn channels(&self) -> Result<Channels>;
+    fn set_combined(&self, count: u32) -> Result<()>;
+    fn features(&self) -> Result<Features>;
+    /// Asks for it; the device may not follow.
+    fn set_feature(&self, name: &str, on: bool) -> Result<()>;
     fn rings(&self) -> Result<Rings>;
     fn set_rings(&self, rings: Rings) -> Result<()>;
     /// A queue number each; empty where the device has no table.
     fn rss_table(&self) -> Result<Vec<u32>>;
     /// An empty table stands for the driver's default.
     fn set_rss_table(&self, table: &[u32]) -> Result<()>;
+
+    /// Number of receive queues in use.
+    fn receive_queues(&self) -> Result<u32> {
+        let channels = self.channels()?;
+        Ok(channels.combined + channels.receive)
+    }
 }
 
 /// What is to come back when the last receiver leaves.
@@ -37,37 +49,34 @@ struct State {
 
 /// A receiver's part in the settings of its device. [`Share::leave`] gives it back.
 pub(crate) struct Share<S: Settings> {
-    settings: S,
-    device: String,
-    dir: PathBuf,
-    queue: u32,
-    /// Holds the lock that says that we live.
-    _alive: File,
+    pub(super) settings: S,
+    pub(super) device: String,
+    pub(super) dir: PathBuf,
+    /// The file that says that we take part.
+    pub(super) file: PathBuf,
+    pub(super) queue: u32,
+    /// Of a receiver: holds the lock that says that it lives.
+    pub(super) _alive: Option<File>,
+}
+
+/// Where the state of a device is kept.
+pub(super) fn folder_of(device: &str) -> Result<PathBuf> {
+    let namespace = fs::metadata("/proc/self/ns/net")
+        .context("cannot tell the network namespace (/proc/self/ns/net)")?
+        .ino();
+    let index = index_of(device)?;
+    Ok(Path::new("/run/netgpu").join(format!("net-{namespace}-dev-{index}")))
 }
 
 impl Share<Ethtool> {
     /// Turns header split on at `device`, and takes `queue` out of its RSS table, beside what other receivers need.
     pub(crate) fn join(device: &str, queue: u32) -> Result<Self> {
-        let namespace = fs::metadata("/proc/self/ns/net")
-            .context("cannot tell the network namespace (/proc/self/ns/net)")?
-            .ino();
-        let index = rustix::net::netdevice::name_to_index(
-            rustix::net::socket(
-                rustix::net::AddressFamily::INET,
-                rustix::net::SocketType::DGRAM,
-                None,
-            )
-            .context("cannot open a socket")?,
-            device,
-        )
-        .with_context(|| format!("there is no network device {device}"))?;
-        let dir = Path::new("/run/netgpu").join(format!("net-{namespace}-dev-{index}"));
-        Self::join_at(Ethtool::open(device)?, device, dir, queue)
+        Self::join_at(Ethtool::open(device)?, device, folder_of(device)?, queue)
     }
 }
 
 impl<S: Settings> Share<S> {
-    fn join_at(settings: S, device: &str, dir: PathBuf, queue: u32) -> Result<Self> {
+    pub(super) fn join_at(settings: S, device: &str, dir: PathBuf, queue: u32) -> Result<Self> {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let _exclusive = lock(&dir)?;
         let path = receiver_file(&dir, queue);
@@ -88,8 +97,9 @@ impl<S: Settings> Share<S> {
             settings,
             device: device.to_owned(),
             dir,
+            file: path,
             queue,
-            _alive: alive,
+            _alive: Some(alive),
         };
         match share.enter() {
             Ok(()) => Ok(share),
@@ -105,7 +115,8 @@ impl<S: Settings> Share<S> {
         }
     }
 
-    fn enter(&self) -> Result<()> {
+    /// Header split on, and the queue out of the RSS table. By who has locked the folder.
+    pub(super) fn enter(&self) -> Result<()> {
         let Self {
             settings, device, ..
         } = self;
@@ -165,10 +176,15 @@ impl<S: Settings> Share<S> {
 
     /// As [`Self::leave`], by who has locked the folder.
     fn withdraw(&self) -> Result<()> {
+        remove(&self.file)?;
+        self.put_back()
+    }
+
+    /// Puts back what no other needs. By who has locked the folder; can be done again when it fails.
+    pub(super) fn put_back(&self) -> Result<()> {
         let Self {
             settings, device, ..
         } = self;
-        remove(&receiver_file(&self.dir, self.queue))?;
         let Some(mut state) = self.load()? else {
             return Ok(());
         };
@@ -199,8 +215,18 @@ impl<S: Settings> Share<S> {
         remove(&self.dir.join(STATE))
     }
 
-    /// The queues of the other receivers. Forgets those that were killed.
+    /// The queues of the others that take part.
     fn others(&self) -> Result<Vec<u32>> {
+        let mut queues = self.receivers()?;
+        let setup = self.dir.join(SETUP);
+        if setup != self.file {
+            queues.extend(read::<Taken>(&setup)?.map(|taken| taken.queue));
+        }
+        Ok(queues)
+    }
+
+    /// The queues of the other receivers. Forgets those that were killed.
+    pub(super) fn receivers(&self) -> Result<Vec<u32>> {
         let what = || format!("cannot look into {}", self.dir.display());
         let mut queues = Vec::new();
         for entry in fs::read_dir(&self.dir).with_context(what)? {
@@ -212,7 +238,7 @@ impl<S: Settings> Share<S> {
             else {
                 continue;
             };
-            if queue == self.queue {
+            if entry.path() == self.file {
                 continue;
             }
             match File::open(entry.path()).with_context(what)?.try_lock() {
@@ -226,40 +252,55 @@ impl<S: Settings> Share<S> {
 
     /// What is to be put back, if that is written down and can be read.
     fn load(&self) -> Result<Option<State>> {
-        let path = self.dir.join(STATE);
-        match fs::read(&path) {
-            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
+        read(&self.dir.join(STATE))
     }
 
     fn store(&self, state: &State) -> Result<()> {
-        let path = self.dir.join(STATE);
-        let new = self.dir.join("state.new");
-        serde_json::to_vec(state)
-            .map_err(Into::into)
-            .and_then(|text| fs::write(&new, text).and_then(|()| fs::rename(&new, &path)))
-            .with_context(|| format!("cannot write {}", path.display()))
+        write(&self.dir.join(STATE), state)
     }
 }
 
+/// The content of a file, if it is there and can be understood.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Replaces the content of a file as a whole.
+pub(super) fn write(path: &Path, content: &impl Serialize) -> Result<()> {
+    let new = path.with_extension("new");
+    serde_json::to_vec(content)
+        .map_err(Into::into)
+        .and_then(|text| fs::write(&new, text).and_then(|()| fs::rename(&new, path)))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Of what `netgpu setup` has written down.
+#[derive(Deserialize)]
+struct Taken {
+    queue: u32,
+}
+
 const STATE: &str = "state.json";
+pub(super) const SETUP: &str = "setup.json";
 const RECEIVER: &str = "queue-";
 
 fn receiver_file(dir: &Path, queue: u32) -> PathBuf {
     dir.join(format!("{RECEIVER}{queue}"))
 }
 
-/// One receiver at a time comes or goes, until the file is dropped.
-fn lock(dir: &Path) -> Result<File> {
+/// One at a time comes or goes, until the file is dropped.
+pub(super) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     File::create(&path)
         .and_then(|file| file.lock().map(|()| file))
         .with_context(|| format!("cannot lock {}", path.display()))
 }
 
-fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
@@ -307,9 +348,8 @@ fn is_default(table: &[u32], queues: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fake::{self, OFF, Shared};
     use super::*;
-    use std::cell::RefCell;
-    use std::rc::Rc;
 
     #[test]
     fn queues_leave_the_table() {
@@ -335,58 +375,11 @@ mod tests {
         assert!(!is_default(&[0, 0], 2));
     }
 
-    const QUEUES: u32 = 4;
-    const OFF: Rings = Rings {
-        data_split: DataSplit::Off,
-        split_threshold: Some(256),
-    };
-
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    struct Device {
-        rings: Rings,
-        table: Vec<u32>,
-        refuses_split: bool,
-    }
-
-    type Shared = Rc<RefCell<Device>>;
-
-    impl Settings for Shared {
-        fn receive_queues(&self) -> Result<u32> {
-            Ok(QUEUES)
-        }
-        fn rings(&self) -> Result<Rings> {
-            Ok(self.borrow().rings)
-        }
-        fn set_rings(&self, rings: Rings) -> Result<()> {
-            if self.borrow().refuses_split {
-                bail!("no header split");
-            }
-            self.borrow_mut().rings = rings;
-            Ok(())
-        }
-        fn rss_table(&self) -> Result<Vec<u32>> {
-            Ok(self.borrow().table.clone())
-        }
-        fn set_rss_table(&self, table: &[u32]) -> Result<()> {
-            self.borrow_mut().table = if table.is_empty() {
-                (0..8).map(|index| index % QUEUES).collect()
-            } else {
-                table.to_vec()
-            };
-            Ok(())
-        }
-    }
-
     /// A device, and a folder that lasts as long as the first part.
     fn device(table: &[u32]) -> (tempfile::TempDir, Shared) {
-        let device = Device {
-            rings: OFF,
-            table: table.to_vec(),
-            refuses_split: false,
-        };
         (
             tempfile::tempdir().expect("a folder"),
-            Rc::new(RefCell::new(device)),
+            fake::device(4, table),
         )
     }
 
