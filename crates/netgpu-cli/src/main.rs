@@ -10,6 +10,7 @@ mod recv;
 mod report;
 mod send;
 mod setup;
+mod show;
 mod signals;
 mod size;
 mod style;
@@ -44,12 +45,14 @@ enum Command {
     Setup(setup::Arguments),
     /// Puts back all that `netgpu setup` has changed, also when that was interrupted.
     Restore(setup::RestoreArguments),
+    /// Shows all contexts, whose they are, and their regions, queues and sockets with what they have counted.
+    Show(show::Arguments),
     /// Accepts one TCP connection and receives it into registered memory, until the peer closes it.
     Recv(recv::Arguments),
     /// Connects and sends a file from registered memory.
     Send(send::Arguments),
-    /// Runs a command whose TCP connections have headers of full length, so that a receiver that splits packets at a
-    /// fixed offset need not copy a byte.
+    /// Gives TCP segments headers of full length, of a command or a cgroup, so that a receiver that splits packets at a fixed
+    /// offset need not copy a byte.
     Pad(pad::Arguments),
 }
 
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Setup(arguments) => setup::set_up(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Restore(arguments) => setup::restore(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Show(arguments) => show::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Recv(arguments) => recv::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Send(arguments) => send::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Pad(arguments) => pad::run(&arguments),

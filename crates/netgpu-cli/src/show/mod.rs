@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `netgpu show`: the contexts of this machine, whose they are, and their counters.
+
+mod contexts;
+mod owners;
+mod prometheus;
+mod table;
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde::Serialize;
+
+use crate::machine::Machine;
+use contexts::Context;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Only contexts of this network device.
+    #[arg(value_name = "DEVICE")]
+    device: Option<String>,
+    /// Show it again and again, after so many seconds, with the rates since the last time.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    watch: Option<u64>,
+    /// Print JSON; with --watch, a line each time.
+    #[arg(long)]
+    json: bool,
+    /// Print the text format of Prometheus, for its node exporter's textfile collector.
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    prometheus: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    contexts: &'a [Context],
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let machine = Machine::here();
+    let mut earlier: Option<(Vec<Context>, Instant)> = None;
+    loop {
+        let now = Instant::now();
+        let contexts = gather(&machine, arguments.device.as_deref())?;
+        let page = if arguments.prometheus {
+            prometheus::page(&contexts)
+        } else if arguments.json {
+            let report = Report {
+                contexts: &contexts,
+            };
+            serde_json::to_string(&report)? + "\n"
+        } else {
+            let before = earlier
+                .as_ref()
+                .map(|(contexts, then)| (contexts.as_slice(), now - *then));
+            table::text(&contexts, before)
+        };
+        // Home, and clear what is below.
+        let clear = if arguments.watch.is_some() && !arguments.json {
+            "\x1b[H\x1b[J"
+        } else {
+            ""
+        };
+        match print(clear, &page) {
+            // Who reads it has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            done => done.context("cannot write")?,
+        }
+        let Some(seconds) = arguments.watch else {
+            return Ok(());
+        };
+        earlier = Some((contexts, now));
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
+}
+
+/// Prints a page, behind what a terminal does first.
+fn print(clear: &str, page: &str) -> io::Result<()> {
+    // Anything but a terminal gets no escape sequence.
+    let mut out = anstream::stdout().lock();
+    out.write_all(clear.as_bytes())?;
+    out.write_all(page.as_bytes())?;
+    out.flush()
+}
+
+/// All contexts with what is known about them; of one device, if it is named.
+fn gather(machine: &Machine, device: Option<&str>) -> Result<Vec<Context>> {
+    let mut contexts = contexts::all(machine)?;
+    let mut owners = owners::all(machine);
+    let names: Vec<(u32, String)> = machine
+        .names("/sys/class/net")
+        .into_iter()
+        .filter_map(|name| {
+            let index = machine
+                .read(&format!("/sys/class/net/{name}/ifindex"))
+                .ok()?;
+            Some((index.parse().ok()?, name))
+        })
+        .collect();
+    for context in &mut contexts {
+        context.owners = owners.remove(&context.id).unwrap_or_default();
+        // A number means another device in another network namespace.
+        if context.owners.iter().any(|owner| owner.here) {
+            context.device = names
+                .iter()
+                .find(|(index, _)| context.ifindex == Some(*index))
+                .map(|(_, name)| name.clone());
+        }
+    }
+    if let Some(device) = device {
+        contexts.retain(|context| context.device.as_deref() == Some(device));
+    }
+    Ok(contexts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::Tree;
+
+    fn tree(namespace: &str) -> Tree {
+        Tree::new()
+            .file("sys/class/net/eth0/ifindex", "3\n")
+            .file("sys/class/net/lo/ifindex", "1\n")
+            .file("sys/kernel/debug/netgpu/7", contexts::tests::TEXT)
+            .link("proc/self/ns/net", "net:[1]")
+            .link("proc/20/ns/net", namespace)
+            .link("proc/20/fd/3", "/dev/netgpu")
+            .file("proc/20/fdinfo/3", "netgpu-context:\t7\n")
+            .file("proc/20/comm", "netgpu\n")
+            .file("proc/20/status", "Uid:\t0\t0\t0\t0\n")
+    }
+
+    #[test]
+    fn a_device_is_named_in_our_namespace_only() {
+        let contexts = gather(&tree("net:[1]"), None).expect("they can be read");
+        assert_eq!(contexts[0].device.as_deref(), Some("eth0"));
+        assert_eq!(contexts[0].owners[0].pid, 20);
+        let contexts = gather(&tree("net:[2]"), None).expect("they can be read");
+        assert_eq!(contexts[0].device, None);
+    }
+
+    #[test]
+    fn one_device_may_be_asked_for() {
+        let count = |device| gather(&tree("net:[1]"), Some(device)).map_or(0, |all| all.len());
+        assert_eq!((count("eth0"), count("lo")), (1, 0));
+    }
+}
