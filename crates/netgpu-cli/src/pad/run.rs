@@ -1,41 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `netgpu pad`: runs a command whose TCP segments have headers of full length.
+//! `netgpu pad run`: a command in a cgroup of its own.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
-use anyhow::{Context, Result, anyhow};
-use aya::programs::{CgroupAttachMode, SockOps};
-use aya::{Ebpf, include_bytes_aligned};
-use clap::Args;
+use anyhow::{Context, Result};
 use rustix::event::PollFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::signals::{Interrupted, Signals};
 
-#[derive(Args)]
-pub(crate) struct Arguments {
-    /// The command and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<OsString>,
-}
-
-/// `bpf/pad.bpf.c`, compiled by `build.rs`.
-static PROGRAM: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pad.bpf.o"));
+use super::{cgroup, program};
 
 /// Runs the command to its end. Its exit status becomes ours.
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(command: &[OsString]) -> Result<ExitCode> {
     let signals = Signals::catch()?;
     let group = Group::new()?;
     // The program is attached as long as this lives.
-    let _program = attach(&group)?;
+    let _program = program::attach(&group.path)?;
 
-    let (name, rest) = arguments
-        .command
+    let (name, rest) = command
         .split_first()
         .context("there is no command to run")?;
     let mut members = OpenOptions::new()
@@ -74,25 +62,6 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-fn attach(group: &Group) -> Result<Ebpf> {
-    let mut object = Ebpf::load(PROGRAM).context("cannot load the BPF program")?;
-    let program: &mut SockOps = object
-        .program_mut("pad")
-        .ok_or_else(|| anyhow!("the BPF object has no program named pad"))?
-        .try_into()
-        .context("the BPF program is of another type")?;
-    program.load().context(
-        "the kernel refuses the BPF program; it takes root (CAP_BPF and CAP_NET_ADMIN) and a kernel with \
-         CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF",
-    )?;
-    let directory = File::open(&group.path).context("cannot open the cgroup")?;
-    // "Single" is no flags: a link always lets others attach too, and the kernel refuses the flag that would say so.
-    program
-        .attach(directory, CgroupAttachMode::Single)
-        .context("cannot attach the BPF program to the cgroup")?;
-    Ok(object)
-}
-
 /// A cgroup of our own, removed when dropped.
 struct Group {
     path: PathBuf,
@@ -100,11 +69,7 @@ struct Group {
 
 impl Group {
     fn new() -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo")
-            .context("cannot read /proc/self/mountinfo")?;
-        let root = mount_point(&mounts).context(
-            "cgroup v2 is not mounted; `mount -t cgroup2 none /sys/fs/cgroup` mounts it",
-        )?;
+        let root = cgroup::root()?;
         let own =
             fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
         let own = own_group(&own).context("this process is in no cgroup of version 2")?;
@@ -132,15 +97,6 @@ impl Drop for Group {
     }
 }
 
-/// Where cgroup v2 is mounted, from the text of `/proc/self/mountinfo`, see proc_pid_mountinfo(5).
-fn mount_point(mountinfo: &str) -> Option<&Path> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        (filesystem.split(' ').next()? == "cgroup2").then_some(())?;
-        mount.split(' ').nth(4).map(Path::new)
-    })
-}
-
 /// The process's cgroup relative to the mount point, from the text of `/proc/self/cgroup`, see cgroups(7).
 fn own_group(cgroup: &str) -> Option<&str> {
     cgroup.lines().find_map(|line| line.strip_prefix("0::/"))
@@ -149,15 +105,6 @@ fn own_group(cgroup: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mount_point_is_found() {
-        let text = "25 30 0:23 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n\
-                    28 25 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(mount_point(text), Some(Path::new("/sys/fs/cgroup")));
-        assert_eq!(mount_point("25 30 0:23 / /sys rw - sysfs sysfs rw\n"), None);
-        assert_eq!(mount_point(""), None);
-    }
 
     #[test]
     fn the_own_group_is_found() {
