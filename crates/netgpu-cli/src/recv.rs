@@ -44,9 +44,21 @@ pub(crate) struct Arguments {
     /// Compute the SHA-256 of what is received.
     #[arg(long)]
     sha256: bool,
+    /// Fail unless what is received has this SHA-256, in hexadecimal.
+    #[arg(long, value_name = "SHA256", value_parser = sha256)]
+    verify: Option<String>,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// For clap.
+fn sha256(text: &str) -> Result<String, String> {
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("a SHA-256 has 64 hexadecimal digits".into())
+    }
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
@@ -104,7 +116,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ..SocketConfig::default()
     };
     let mut socket = context.attach_socket(stream, config)?;
-    let mut meter = Meter::start(Direction::Rx, None, arguments.sha256);
+    let hash = arguments.sha256 || arguments.verify.is_some();
+    let mut meter = Meter::start(Direction::Rx, None, hash);
     let mut pieces: Vec<Piece> = Vec::with_capacity(BATCH);
     // Of what the CPU does not reach. A piece lies in a buffer, which is a page.
     let mut copy = vec![0; rustix::param::page_size()];
@@ -127,7 +140,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             output.write(&pieces, &signals)?;
         } else {
             for piece in &pieces {
-                if arguments.sha256 || output.is_wanted() {
+                if hash || output.is_wanted() {
                     let copy = copy.get_mut(..piece.len()).context("a piece is too long")?;
                     piece.read(copy)?;
                     meter.add(copy);
@@ -161,7 +174,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let summary = meter.finish(zero_copy, copied);
     tracing::info!("{counters:?} {:?}", queue.statistics()?);
     output.print(&summary.line(arguments.json));
-    Ok(())
+    match (&arguments.verify, summary.sha256()) {
+        (Some(wanted), Some(sha256)) if wanted != sha256 => {
+            bail!("what was received has the SHA-256 {sha256}, and --verify wants {wanted}")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Listens with a receive buffer that fits the memory.
@@ -304,6 +322,13 @@ mod tests {
         );
         assert!(listen_address("eth0").is_err());
         assert!(listen_address("70000").is_err());
+    }
+
+    #[test]
+    fn a_hash_is_64_digits() {
+        assert_eq!(sha256(&"A0".repeat(32)), Ok("a0".repeat(32)));
+        assert!(sha256(&"a0".repeat(31)).is_err());
+        assert!(sha256(&"g0".repeat(32)).is_err());
     }
 
     #[test]

@@ -137,6 +137,11 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
+    /// Of the bytes, in hexadecimal; [`None`] where nobody asked.
+    pub(crate) fn sha256(&self) -> Option<&str> {
+        self.sha256.as_deref()
+    }
+
     /// As one line of text, or of JSON.
     pub(crate) fn line(&self, json: bool) -> String {
         if json {
