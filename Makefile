@@ -75,7 +75,8 @@ help:
 	@echo 'make bench              netgpu beside read, write and MSG_ZEROCOPY: instructions per MiB, speed; ARGS=--accesses, --sockets, --nic, --help'
 	@echo 'make check              only formatting, lints and style'
 	@echo
-	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin; the C library in build/lib'
+	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin; the C library in build/lib;'
+	@echo '                        man pages in build/man, completions for shells in build/completions'
 	@echo 'make install-library    install what make crates has built of the C library, below PREFIX (/usr/local) and DESTDIR'
 	@echo 'make root               the toolchain root'
 	@echo 'make kernel             Linux with patches/, as the tests use it'

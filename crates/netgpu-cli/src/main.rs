@@ -3,6 +3,7 @@
 
 mod device;
 mod doctor;
+mod documents;
 mod machine;
 mod memory;
 mod pad;
@@ -17,7 +18,7 @@ mod style;
 
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use signals::Interrupted;
@@ -54,6 +55,11 @@ enum Command {
     /// Gives TCP segments headers of full length, of a command or a cgroup, so that a receiver that splits packets at a fixed
     /// offset need not copy a byte.
     Pad(pad::Arguments),
+    /// Prints completions for a shell.
+    Completions(documents::CompletionArguments),
+    /// Writes man pages.
+    #[command(hide = true)]
+    Man(documents::ManArguments),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +84,13 @@ fn main() -> ExitCode {
         Command::Recv(arguments) => recv::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Send(arguments) => send::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Pad(arguments) => pad::run(&arguments),
+        Command::Completions(arguments) => {
+            documents::completions(&arguments, Cli::command());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man(arguments) => {
+            documents::man(&arguments, Cli::command()).map(|()| ExitCode::SUCCESS)
+        }
     };
     done.unwrap_or_else(|error| match error.downcast_ref::<Interrupted>() {
         Some(interrupted) => interrupted.exit_code(),
@@ -107,7 +120,6 @@ fn chain(error: &anyhow::Error) -> String {
 mod tests {
     use super::*;
     use anyhow::Context;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
