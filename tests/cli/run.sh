@@ -1,0 +1,416 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
+#
+# The `netgpu` command beside recv and send: doctor, setup, restore, show, pad on and off, its documents; and bpftrace's scripts.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+. ../lib/transfer.sh
+
+# says STATUS CHECK [PATTERN]: a line of the last doctor's report.
+says() {
+	grep -qE "^$1 +$2 .*${3-}" "$work/doctor" || {
+		sed 's/^/# /' "$work/doctor"
+		fail "no line: $*"
+	}
+}
+
+# mend CHECK: the command that the last doctor has for it.
+mend() {
+	awk -v check="$1" '$2 == check { getline; if (/^  /) print }' "$work/doctor"
+}
+
+# doctor [ARGS...]: leaves the report in $work/doctor and the status in $rc.
+doctor() {
+	rc=0
+	netgpu doctor "$NETGPU_DEV" "$@" >"$work/doctor" || rc=$?
+}
+
+# has FILE TEXT: as it stands.
+has() {
+	grep -qF -- "$2" "$1" || {
+		sed 's/^/# /' "$1"
+		fail "$1 lacks $2"
+	}
+}
+
+same_settings() {
+	nic_settings >"$work/after"
+	diff "$work/before" "$work/after" >"$work/diff" || {
+		sed 's/^/# /' "$work/diff"
+		fail "the settings differ by the above"
+	}
+}
+
+doctor_without_the_module() {
+	doctor
+	equal "status" "$rc" 1
+	says ok kernel
+	says fail module 'netgpu is not loaded'
+	says skip device
+	equal "what mends it" "$(mend module | xargs)" "modprobe netgpu"
+	modprobe netgpu
+	doctor
+	says ok module
+	says ok device
+}
+
+# The commands that it prints, and nothing else, make it content.
+doctor_mends() {
+	local last check
+	last=$(($(nic_queues) - 1))
+	nic_settings >"$work/before"
+	doctor
+	equal "status" "$rc" 1
+	says ok driver 'mlx5_core, firmware [0-9.]+'
+	says ok link
+	says ok channels "queues, $last is for netgpu"
+	says ok xdp
+	says ok queue
+	says ok iommu
+	says skip gpu
+	says warn ntuple
+	says fail hds
+	says fail rss
+	equal "what mends hds" "$(mend hds | xargs)" "ethtool -G $NETGPU_DEV tcp-data-split on"
+	equal "what mends rss" "$(mend rss | xargs)" "ethtool -X $NETGPU_DEV equal $last"
+	has "$work/doctor" "netgpu setup $NETGPU_DEV"
+	for check in hds rss ntuple; do
+		mend $check >"$work/mend"
+		sh "$work/mend"
+	done
+	doctor
+	sed 's/^/# /' "$work/doctor"
+	equal "status" "$rc" 0
+	grep -qE '^(warn|fail)' "$work/doctor" && fail "it is not content"
+	ethtool -X "$NETGPU_DEV" default
+	ethtool -G "$NETGPU_DEV" tcp-data-split auto
+	ethtool -K "$NETGPU_DEV" ntuple off
+	same_settings
+}
+
+doctor_as_json() {
+	doctor --json
+	equal "status" "$rc" 1
+	equal "lines" "$(wc -l <"$work/doctor")" 1
+	has "$work/doctor" '{"works":false,"findings":[{"check":"kernel","status":"ok","text":'
+	has "$work/doctor" "\"mend\":\"ethtool -G $NETGPU_DEV tcp-data-split on\""
+	# All devices that may do, without a name.
+	netgpu doctor >"$work/doctor" && fail "it is content"
+	says fail hds "$NETGPU_DEV"
+}
+
+doctor_sees_xdp() {
+	ip link set "$NETGPU_DEV" xdpgeneric obj pass.bpf.o sec xdp
+	defer quietly ip link set "$NETGPU_DEV" xdpgeneric off
+	doctor
+	says fail xdp
+	equal "what mends it" "$(mend xdp | xargs)" "ip link set dev $NETGPU_DEV xdp off"
+	ip link set "$NETGPU_DEV" xdpgeneric off
+	doctor
+	says ok xdp
+}
+
+doctor_of_what_is_no_nic() {
+	netgpu doctor lo >"$work/doctor" && fail "lo is well"
+	says fail driver 'lo is no hardware'
+	netgpu doctor nosuch0 >"$work/doctor" && fail "nosuch0 is well"
+	says fail driver nosuch0
+}
+
+setup_and_restore() {
+	local last
+	last=$(($(nic_queues) - 1))
+	nic_settings >"$work/before"
+	defer eval 'netgpu restore "$NETGPU_DEV" >/dev/null'
+	netgpu setup "$NETGPU_DEV" >"$work/setup"
+	sed 's/^/# /' "$work/setup"
+	has "$work/setup" "$NETGPU_DEV: tcp-data-split on (was auto)"
+	has "$work/setup" "ethtool -N $NETGPU_DEV flow-type tcp4 dst-port 5000 action $last"
+	doctor
+	equal "status of the doctor" "$rc" 0
+	grep -qE '^(warn|fail)' "$work/doctor" && fail "the doctor is not content: $(cat "$work/doctor")"
+	nic_settings >"$work/set"
+	netgpu setup "$NETGPU_DEV" --json >"$work/setup"
+	equal "the second time" "$(cat "$work/setup")" "{\"device\":\"$NETGPU_DEV\",\"queue\":$last,\"changes\":[]}"
+	nic_settings | cmp -s - "$work/set" || fail "the second time changed something"
+	netgpu setup "$NETGPU_DEV" --queue 0 2>"$work/error" && fail "two queues"
+	has "$work/error" "netgpu restore $NETGPU_DEV"
+
+	# A receiver, which leaves it as it finds it.
+	receiver "$(address ours 4 5101)"
+	netgpu restore "$NETGPU_DEV" 2>"$work/error" && fail "restored under a receiver"
+	has "$work/error" "in use by \`netgpu recv\`"
+	peer_sender padded "$(address ours 4 5101)" --bytes 1000000
+	finished "$receiver" 20 "$work/recv.err"
+	equal "copied" "$(field "$(cat "$work/recv.out")" copied)" 0
+	nic_settings | cmp -s - "$work/set" || fail "the receiver changed something"
+
+	netgpu restore "$NETGPU_DEV" >"$work/restore"
+	has "$work/restore" "$NETGPU_DEV: tcp-data-split"
+	same_settings
+	equal "again" "$(netgpu restore "$NETGPU_DEV" --json)" "{\"device\":\"$NETGPU_DEV\",\"changes\":[]}"
+	same_settings
+}
+
+# All that it can change: one channel only, and LRO, which goes with striding and not with the split.
+setup_of_the_worst() {
+	local channels
+	channels=$(nic_queues)
+	ethtool -L "$NETGPU_DEV" combined 1
+	defer ethtool -L "$NETGPU_DEV" combined "$channels"
+	ethtool --set-priv-flags "$NETGPU_DEV" rx_striding_rq on
+	defer ethtool --set-priv-flags "$NETGPU_DEV" rx_striding_rq off
+	ethtool -K "$NETGPU_DEV" lro on
+	defer ethtool -K "$NETGPU_DEV" lro off
+	nic_settings >"$work/before"
+	doctor
+	says fail channels
+	defer eval 'netgpu restore "$NETGPU_DEV" >/dev/null'
+	equal "what mends channels" "$(mend channels | xargs)" "ethtool -L $NETGPU_DEV combined 2"
+	equal "what mends hds" "$(mend hds | xargs)" "ethtool -K $NETGPU_DEV lro off; ethtool -G $NETGPU_DEV tcp-data-split on"
+	netgpu setup "$NETGPU_DEV" >"$work/setup"
+	sed 's/^/# /' "$work/setup"
+	has "$work/setup" "$NETGPU_DEV: channels 2 (was 1)"
+	has "$work/setup" "$NETGPU_DEV: rx-lro off (was on)"
+	doctor
+	equal "status of the doctor" "$rc" 0
+	netgpu restore "$NETGPU_DEV" >"$work/restore"
+	same_settings
+}
+
+setup_begun() {
+	[ -e "$(echo /run/netgpu/net-*-dev-"$index"/setup.json)" ] || gone "$1"
+}
+
+# Wherever it was when it was killed.
+setup_killed() {
+	local index setup
+	index=$(cat "/sys/class/net/$NETGPU_DEV/ifindex")
+	nic_settings >"$work/before"
+	netgpu setup "$NETGPU_DEV" >/dev/null &
+	setup=$!
+	until_true 20 setup_begun "$setup"
+	reap "$setup"
+	netgpu restore "$NETGPU_DEV" | sed 's/^/# /'
+	same_settings
+}
+
+setup_refused() {
+	nic_settings >"$work/before"
+	netgpu setup nosuch0 2>"$work/error" && fail "nosuch0 was set up"
+	has "$work/error" "there is no network device nosuch0"
+	netgpu setup lo 2>"$work/error" && fail "lo was set up"
+	grep -q . "$work/error" || fail "no reason given"
+	netgpu setup "$NETGPU_DEV" --queue 4000 2>"$work/error" && fail "there is no queue 4000"
+	has "$work/error" 4000
+	same_settings
+}
+
+shown_bytes() {
+	netgpu show --prometheus | sed -n 's/^netgpu_context_rx_zerocopy_bytes_total{.*} //p'
+}
+
+bytes_are_shown() {
+	[ "$(shown_bytes)" -gt 1000000 ]
+}
+
+shows() {
+	local field id owner shown=/sys/kernel/debug/netgpu
+	equal "with no context" "$(netgpu show)" "no contexts"
+	equal "the same in JSON" "$(netgpu show --json)" '{"contexts":[]}'
+	# Nobody reads: the stream comes to rest, and leaves the processors to what is tested.
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	exec 9<>"$work/pipe"
+	receiver "$(address ours 4 5102)" --memory 16M --output "$work/pipe"
+	peer_sender plain "$(address ours 4 5102)" --bytes 100000000000
+	until_true 20 bytes_are_shown
+
+	netgpu show >"$work/show"
+	sed 's/^/# /' "$work/show"
+	id=$(basename "$shown"/*)
+	owner="netgpu (pid $receiver, root)"
+	equal "the title" "$(sed -n 1p "$work/show")" "context $id  $NETGPU_DEV  $owner"
+	for field in REGION QUEUE SOCKET; do
+		grep -q "^ *$field " "$work/show" || fail "no table of $field"
+	done
+	# No colours for a file.
+	! grep -q "$(printf '\033')" "$work/show" || fail "there are escape sequences"
+
+	netgpu show --json >"$work/show"
+	has "$work/show" "{\"contexts\":[{\"id\":$id,\"ifindex\":$(cat "/sys/class/net/$NETGPU_DEV/ifindex"),\"device\":\"$NETGPU_DEV\""
+	has "$work/show" "\"owners\":[{\"pid\":$receiver,\"comm\":\"netgpu\",\"uid\":0,\"user\":\"root\"}]"
+	# Each counter that the module has; and a sample for each in the other format.
+	netgpu show --prometheus >"$work/metrics"
+	sed 's/^[a-z]* [0-9a-fx]*//' "$shown/$id" | tr ' ' '\n' | grep -E '^[a-z_]+$' | grep -vE '^(ifindex|index)$' | sort -u >"$work/fields"
+	while read -r field; do
+		has "$work/show" "\"$field\":"
+	done <"$work/fields"
+	equal "samples" "$(grep -c '^netgpu_[a-z]*_' "$work/metrics")" \
+		"$((1 + $(sed 's/^[a-z]* [0-9a-fx]*//; s/ifindex [0-9]*//; s/index [0-9]*//' "$shown/$id" | wc -w) / 2))"
+	has "$work/metrics" '# TYPE netgpu_context_rx_copied_bytes_total counter'
+	has "$work/metrics" "netgpu_context_info{context=\"$id\",device=\"$NETGPU_DEV\",pid=\"$receiver\",comm=\"netgpu\",user=\"root\"} 1"
+	grep -vE '^(# (HELP|TYPE) netgpu_[a-z_]+ |netgpu_[a-z_]+(\{[^}]*\})? [0-9]+$)' "$work/metrics" >"$work/odd" &&
+		fail "not in the format: $(head -n 1 "$work/odd")"
+
+	equal "of this device" "$(netgpu show "$NETGPU_DEV" --json | grep -c '"id"')" 1
+	equal "of another" "$(netgpu show lo --json)" '{"contexts":[]}'
+	equal "watched" "$(netgpu show --watch --json | head -n 2 | grep -c "\"id\":$id")" 2
+	netgpu show --watch | head -n 100 | grep -m 1 'Gbit/s' | sed 's/^/# /' >"$work/rate"
+	cat "$work/rate"
+	[ -s "$work/rate" ] || fail "no rate"
+
+	# What ss knows of the same connection.
+	ss -tieH state established "( sport = :5102 )" >"$work/ss"
+	has "$work/ss" tcp-ulp-netgpu
+	kill -INT "$receiver"
+	until_true 10 gone "$receiver"
+	exec 9>&-
+	until_true 10 nothing_is_shown
+}
+
+nothing_is_shown() {
+	[ "$(netgpu show)" = "no contexts" ]
+}
+
+show_says_why_not() {
+	umount /sys/kernel/debug
+	defer mount -t debugfs debugfs /sys/kernel/debug
+	netgpu show 2>"$work/error" && fail "there is nothing to show"
+	has "$work/error" "mount -t debugfs"
+}
+
+recv_verifies() {
+	local sum bytes=3000000
+	head -c $bytes /dev/urandom >"$work/sent"
+	sum=$(sha256sum <"$work/sent" | cut -d' ' -f1)
+	for wanted in "$sum" "$(echo "$sum" | tr 0-9a-f 1-9a-f0)"; do
+		receiver "$(address ours 4 5103)" --memory 4M --json --verify "$wanted" --output "$work/received"
+		in_peer plain-peer send "$(address ours 4 5103)" --file "$work/sent" >"$work/peer.out"
+		until_true 20 gone "$receiver"
+		rc=0
+		wait "$receiver" || rc=$?
+		cmp "$work/sent" "$work/received"
+		has "$work/recv.out" "{\"direction\":\"rx\",\"bytes\":$bytes,"
+		has "$work/recv.out" "\"sha256\":\"$sum\"}"
+		if [ "$wanted" = "$sum" ]; then
+			equal "status" "$rc" 0
+		else
+			equal "status" "$rc" 1
+			has "$work/recv.err" "and --verify wants $wanted"
+		fi
+	done
+}
+
+send_from_a_pipe_as_json() {
+	local bytes=2000000
+	peer_receiver "$(address peer 4 5104)"
+	head -c $bytes "$work/sent" | netgpu send --dev "$NETGPU_DEV" --sha256 --json "$(address peer 4 5104)" - >"$work/send.out" 2>"$work/send.err"
+	finished "$peer" 10 "$work/peer.err"
+	has "$work/send.out" "{\"direction\":\"tx\",\"bytes\":$bytes,\"zero_copy\":$bytes,\"copied\":0,"
+	has "$work/send.out" "\"sha256\":\"$(field "$(cat "$work/peer.out")" sha256)\"}"
+}
+
+# from_cgroup PADDED: what is copied of a stream whose sender is in the cgroup.
+from_cgroup() {
+	receiver "$(address ours 4 5105)" --memory 4M
+	sh -c "echo 0 >$group/cgroup.procs; exec ip netns exec peer plain-peer send $(address ours 4 5105) --bytes 3000000" >"$work/peer.out"
+	finished "$receiver" 20 "$work/recv.err"
+	copied=$(field "$(cat "$work/recv.out")" copied)
+}
+
+pad_a_cgroup() {
+	local group=/sys/fs/cgroup/padded copied
+	mkdir "$group"
+	defer rmdir "$group"
+	# `ip` mounts it when it loads a program.
+	quietly umount /sys/fs/bpf
+	netgpu pad on "$group" 2>"$work/error" && fail "there is nowhere to keep it"
+	has "$work/error" "mount -t bpf"
+	mount -t bpf bpf /sys/fs/bpf
+	defer umount /sys/fs/bpf
+	from_cgroup
+	[ "$copied" -gt 0 ] || fail "nothing was copied before: this test cannot tell"
+	netgpu pad on "$group" >"$work/pad"
+	has "$work/pad" "$group: connections that are made from now on"
+	equal "again" "$(netgpu pad on padded --json)" "{\"cgroup\":\"$group\",\"on\":true,\"changed\":false}"
+	from_cgroup
+	equal "copied" "$copied" 0
+	equal "off" "$(netgpu pad off "$group" --json)" "{\"cgroup\":\"$group\",\"on\":false,\"changed\":true}"
+	equal "off again" "$(netgpu pad off padded)" "$group: is off already"
+	from_cgroup
+	[ "$copied" -gt 0 ] || fail "nothing was copied after it was off"
+	netgpu pad on /proc 2>"$work/error" && fail "/proc is a cgroup"
+	has "$work/error" "no cgroup of version 2"
+	equal "a command" "$(netgpu pad run sh -c 'cat /proc/self/cgroup' | sed 's/-[0-9]*$//')" "0::/netgpu-pad"
+}
+
+documents() {
+	local shell command
+	for shell in bash zsh fish; do
+		netgpu completions $shell >"$work/completions"
+		for command in doctor setup restore show recv send pad; do
+			grep -q "$command" "$work/completions" || fail "$shell: no $command"
+		done
+	done
+	netgpu man "$work/man"
+	for command in netgpu netgpu-doctor netgpu-setup netgpu-restore netgpu-show netgpu-recv netgpu-send netgpu-pad netgpu-pad-on; do
+		grep -q '^\.SH SYNOPSIS' "$work/man/$command.1" || fail "no page of $command"
+	done
+}
+
+# What the scripts name is what the module has.
+bpftrace_scripts() {
+	local script event field events=/sys/kernel/tracing/events/netgpu
+	for script in bpftrace/*.bt; do
+		# A probe's line, then the fields up to the next one.
+		awk '
+			/^tracepoint:/ { split($1, part, ":"); event = part[3] }
+			/^(BEGIN|END|interval)/ { event = "" }
+			{
+				line = $0
+				if (event) print event
+				while (event && match(line, /args\.[a-z_]+/)) {
+					print event, substr(line, RSTART + 5, RLENGTH - 5)
+					line = substr(line, RSTART + RLENGTH)
+				}
+			}' "$script" | sort -u >"$work/names"
+		[ -s "$work/names" ] || fail "$script listens to nothing"
+		while read -r event field; do
+			[ -d "$events/$event" ] || fail "$script: there is no $event"
+			[ -z "$field" ] || grep -qE "field:.* $field;" "$events/$event/format" || fail "$script: $event has no $field"
+		done <"$work/names"
+	done
+}
+
+nothing_is_left() {
+	until_true 10 pinned_is "$pinned_at_first"
+	until_true 10 module_unload
+	nic_ping
+	check_log
+}
+
+plan 17
+nic_up
+pinned_at_first=$(pinned_pages)
+run doctor_without_the_module
+run doctor_mends
+run doctor_as_json
+run doctor_sees_xdp
+run doctor_of_what_is_no_nic
+run setup_and_restore
+run setup_of_the_worst
+run setup_killed
+run setup_refused
+run shows
+run show_says_why_not
+run recv_verifies
+run send_from_a_pipe_as_json
+run pad_a_cgroup
+run documents
+run bpftrace_scripts
+run nothing_is_left
+finish
