@@ -6,7 +6,7 @@
 //! words. Without the plugin it is a store like any other, and the answer never comes.
 
 use std::cell::UnsafeCell;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -137,6 +137,25 @@ impl Mailbox {
         }
     }
 
+    /// Counts the accesses to the memory that /proc/iomem calls `name`, too.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name, or without the right to know where it is (CAP_SYS_ADMIN).
+    pub fn watch_device(&mut self, name: &str) -> io::Result<()> {
+        let memory = ranges(&fs::read_to_string("/proc/iomem")?, name);
+        // Who may not know the addresses sees zeros.
+        if memory.is_empty() || memory.iter().any(|range| range.start == 0) {
+            return Err(io::Error::other(format!(
+                "/proc/iomem has no memory of the name {name}, or does not say where it is"
+            )));
+        }
+        for range in memory {
+            self.watch_physical(range);
+        }
+        Ok(())
+    }
+
     /// Watches no page any longer.
     pub fn forget(&mut self) {
         self.mark(FORGET);
@@ -158,6 +177,20 @@ impl Mailbox {
             words.read_volatile()
         }
     }
+}
+
+/// The addresses that `iomem` has by the name `name`.
+fn ranges(iomem: &str, name: &str) -> Vec<Range<u64>> {
+    iomem
+        .lines()
+        .filter_map(|line| {
+            let (addresses, found) = line.split_once(" : ")?;
+            let (first, last) = addresses.trim().split_once('-')?;
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            let range = number(first)?..number(last)?.checked_add(1)?;
+            (found == name).then_some(range)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -184,5 +217,20 @@ mod tests {
         mailbox.start();
         assert_eq!(mailbox.mark(FORGET), [FORGET, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(mailbox.stop(), None);
+    }
+
+    #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "it is one range")]
+    fn memory_is_found_by_its_whole_name() {
+        let iomem = "\
+00000000-00000fff : Reserved
+380000000000-3807ffffffff : PCI Bus 0000:00
+  380000000000-38000fffffff : 0000:00:05.0
+    380000000000-38000fffffff : gpu
+  380010000000-38001fffffff : 0000:00:06.0
+    380010000000-38001fffffff : gpu copies
+";
+        assert_eq!(ranges(iomem, "gpu"), [0x3800_0000_0000..0x3800_1000_0000]);
+        assert_eq!(ranges(iomem, "pu"), []);
     }
 }
