@@ -72,7 +72,7 @@ help:
 	@echo 'make soak MINUTES=n     streams in both directions, with faults of the cable, ends and changes as SEED=n has it; KERNEL=debug'
 	@echo 'make fuzz MINUTES=n     calls, mappings and rings as SEED=n has it, kept in build/fuzz/ when they reach new code; KERNEL=debug'
 	@echo 'make coverage           the tests of the guest once more, and which lines of src/ they run; ARGS="rx tx" for these only'
-	@echo 'make bench              netgpu beside read, write and MSG_ZEROCOPY: instructions per MiB, speed; ARGS=--accesses, --sockets, --nic, --help'
+	@echo 'make bench              netgpu beside the ways that Linux has: instructions, speed, payload touched, growth; tables and plots in build/bench; ARGS=--help'
 	@echo 'make check              only formatting, lints and style'
 	@echo
 	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin; the C library in build/lib;'

@@ -4,6 +4,9 @@
 
 mod many;
 mod measure;
+mod memory;
+mod netdev;
+mod pattern;
 mod receive;
 mod register;
 mod report;
@@ -15,6 +18,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+
+use crate::measure::Per;
+use crate::memory::Memory;
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -35,11 +41,43 @@ enum Command {
     SendMany(SendMany),
     /// Prints which functions of the kernel the instructions were in.
     Symbols(Symbols),
-    /// Reads what runs have printed from stdin; prints a table, and writes the rows as JSON.
-    Report {
-        /// Where to write the rows.
-        json: PathBuf,
-    },
+    /// Reads what runs have printed; prints tables, and writes the rows as JSON, and plots.
+    Report(Report),
+}
+
+/// Arguments of both ends.
+#[derive(Args)]
+struct Common {
+    /// The NIC's port, for paths that ask for it.
+    #[arg(long, default_value = "")]
+    dev: String,
+    /// Where payload is, for paths that give a choice.
+    #[arg(long, value_enum, default_value_t = Memory::Host)]
+    memory: Memory,
+    /// Be the other end of what is measured: count and print nothing.
+    #[arg(long)]
+    peer: bool,
+    /// Send bytes that the receiver knows; compare what is received, instead of measuring.
+    #[arg(long)]
+    verify: bool,
+    /// Messages of so many bytes, counted for each, instead of a stream.
+    #[arg(long)]
+    message: Option<usize>,
+    /// MTU of the link, which is only printed.
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+    /// The payload that the link lets through in Mbit/s, of which the share is printed.
+    #[arg(long)]
+    rate_mbit: Option<f64>,
+    /// Printed behind the name of each metric.
+    #[arg(long, default_value = "")]
+    tag: String,
+}
+
+impl Common {
+    fn per(&self) -> Per {
+        self.message.map_or(Per::Mib, Per::Message)
+    }
 }
 
 /// Arguments of a receiver.
@@ -50,21 +88,30 @@ struct Recv {
     path: receive::Path,
     /// Where to listen.
     listen: SocketAddr,
-    /// The NIC's port, for the path netgpu.
-    #[arg(long, default_value = "")]
-    dev: String,
-    /// The receive queue that the connection is steered to, for the path netgpu.
+    #[command(flatten)]
+    common: Common,
+    /// The receive queue that the connection is steered to, for paths that take one.
     #[arg(long, default_value_t = 1)]
     queue: u32,
-    /// Be the other end of what is measured: count and print nothing.
-    #[arg(long)]
-    peer: bool,
-    /// MTU of the link, which is only printed.
-    #[arg(long, default_value_t = 1500)]
-    mtu: u32,
     /// Receive on so many connections at a time, from send-many.
     #[arg(long, default_value_t = 0)]
     sockets: usize,
+    /// Measure how long it takes until the first bytes come, after asking the kernel for all that the path needs. The sender waits
+    /// for that, with --wait.
+    #[arg(long)]
+    first: bool,
+    /// Regions of netgpu that the memory is in.
+    #[arg(long, default_value_t = 1)]
+    regions: usize,
+    /// Buffers of netgpu's queue.
+    #[arg(long)]
+    buffers: Option<usize>,
+    /// Entries of its fill ring: as many as buffers without this.
+    #[arg(long)]
+    fill_entries: Option<u32>,
+    /// Entries of the rx ring of netgpu's socket.
+    #[arg(long, default_value_t = 4096)]
+    rx_entries: u32,
 }
 
 /// Arguments for the functions.
@@ -102,18 +149,24 @@ struct Send {
     path: send::Path,
     /// Where to connect to.
     address: SocketAddr,
-    /// Bytes to send.
+    /// Bytes to send: as many whole messages as fit.
     #[arg(long)]
     bytes: u64,
-    /// The NIC's port, for the path netgpu.
-    #[arg(long, default_value = "")]
-    dev: String,
-    /// Be the other end of what is measured: count and print nothing.
+    #[command(flatten)]
+    common: Common,
+    /// Begin when the receiver has said so, by a byte.
     #[arg(long)]
-    peer: bool,
-    /// MTU of the link, which is only printed.
-    #[arg(long, default_value_t = 1500)]
-    mtu: u32,
+    wait: bool,
+}
+
+/// Arguments of the report.
+#[derive(Args)]
+struct Report {
+    /// Where to write results.json and the plots.
+    out: PathBuf,
+    /// Files with rows. Paths of one that has a profile in front of it, and `=`, have that profile behind their names.
+    #[arg(required = true)]
+    rows: Vec<String>,
 }
 
 /// Arguments for registering.
@@ -121,7 +174,7 @@ struct Send {
 struct Register {
     /// What memory.
     #[arg(value_enum)]
-    memory: register::Memory,
+    memory: register::Kind,
     /// How much.
     #[arg(long, default_value_t = 128)]
     mib: usize,
@@ -143,6 +196,6 @@ fn main() -> Result<()> {
             &arguments.rows,
             arguments.most,
         ),
-        Command::Report { json } => report::run(&json),
+        Command::Report(arguments) => report::run(&arguments.out, &arguments.rows),
     }
 }

@@ -11,14 +11,16 @@ use netgpu::{Received, Socket, SocketConfig};
 use rustix::event::epoll;
 use rustix::process::{Resource, Rlimit};
 
-use crate::measure::Measurement;
-use crate::receive::{Path, open_queue};
+use crate::measure::{Label, Measurement, Per};
+use crate::receive::{Path, label, open_queue};
 use crate::{Recv, SendMany};
 
 /// Bytes that each connection gets in turn.
 const TURN: usize = 16 << 10;
-/// Bytes of registered memory: enough for the turns of a thousand sockets, of which no more than half are with us.
-const MEMORY: usize = 256 << 20;
+/// Buffers of registered memory: enough for the turns of a thousand sockets, of which no more than half are with us.
+const BUFFERS: usize = 65536;
+/// Bytes dropped at a time, at most.
+const DROPPED: usize = 256 << 20;
 const RX_ENTRIES: u32 = 64;
 
 /// Payload of a full packet at `mtu`, of a connection whose TCP options fill the header.
@@ -69,7 +71,7 @@ impl End {
                 let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
                 // SAFETY: With MSG_TRUNC TCP drops the bytes and writes none.
                 let count =
-                    unsafe { libc::recv(stream.as_raw_fd(), std::ptr::null_mut(), MEMORY, flags) };
+                    unsafe { libc::recv(stream.as_raw_fd(), std::ptr::null_mut(), DROPPED, flags) };
                 match u64::try_from(count) {
                     Ok(count) => Ok((count, count == 0)),
                     Err(_) => bail!(std::io::Error::last_os_error()),
@@ -92,14 +94,11 @@ impl End {
 /// Accepts as many connections as asked for, and receives on all of them.
 pub(crate) fn recv(arguments: &Recv) -> Result<()> {
     many_files()?;
-    let (name, attached) = match arguments.path {
-        Path::Trunc => ("trunc", None),
-        Path::Netgpu => {
-            let (context, queue, whole) = open_queue(arguments, MEMORY)?;
-            queue.donate(whole)?;
-            ("netgpu", Some((context, queue)))
-        }
-        Path::Read => bail!("many sockets are for trunc and netgpu"),
+    let mut measurement = Measurement::new(arguments.common.peer, None);
+    let attached = match arguments.path {
+        Path::Trunc => None,
+        Path::Netgpu => Some(open_queue(arguments, BUFFERS, &mut measurement)?),
+        _ => bail!("many sockets are for trunc and netgpu"),
     };
     // With the queue, and not before it: what comes earlier lies in the kernel's memory, and is copied.
     let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
@@ -122,7 +121,6 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
         epoll::add(&epoll, end.stream(), data, epoll::EventFlags::IN)?;
         ends.push(Some(end));
     }
-    let mut measurement = Measurement::new(arguments.peer);
     let mut open = ends.len();
     let mut events = [MaybeUninit::uninit(); 64];
     while open > 0 {
@@ -138,11 +136,10 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
             }
         }
     }
-    let sockets = arguments.sockets;
-    measurement.finish_packets(
-        &format!("{name}-{sockets}"),
-        arguments.mtu,
-        payload(arguments.mtu),
-    );
+    let label = Label {
+        tag: &format!("sockets={}", arguments.sockets),
+        ..label(arguments)
+    };
+    measurement.finish(&label, Per::Packet(payload(arguments.common.mtu)), None);
     Ok(())
 }

@@ -2,23 +2,24 @@
 //! How long memory takes to be registered, and to be let go.
 
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::ptr::NonNull;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
-use netgpu::{Context, DmaBufMemory, HostMemory, MemoryArea, Region};
-use rustix::fs::{MemfdFlags, SealFlags};
+use io_uring::IoUring;
+use netgpu::{Context, DmaBufMemory, HostMemory, MemoryArea};
+use netgpu_cuda::{Gpu, GpuMemory};
 
 use crate::Register;
+use crate::measure::Label;
+use crate::memory::{Pages, Size, udmabuf};
 
-/// Memory to register.
+/// Memory to register, and with whom.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Memory {
-    /// Ordinary pages, which are there.
+pub(crate) enum Kind {
+    /// Pages of 4 KiB, which are there.
     Host,
     /// Huge pages of 2 MiB.
     Huge,
@@ -28,120 +29,119 @@ pub(crate) enum Memory {
     GpuDmabuf,
     /// Memory of a GPU that does not, through NVIDIA's peer-to-peer interface.
     GpuP2p,
+    /// Pages of 4 KiB, which are there, as a buffer of io_uring.
+    IoUring,
 }
 
 pub(crate) fn run(arguments: &Register) -> Result<()> {
+    let len = arguments.mib << 20;
+    let gib = len as f64 / f64::from(1 << 30);
+    if arguments.memory == Kind::IoUring {
+        let label = label("io-uring", "host");
+        label.row("register-ms/GiB", milliseconds(io_uring(len)?) / gib);
+        return Ok(());
+    }
+    let name = arguments.memory.to_possible_value();
+    let label = label("netgpu", name.as_ref().map_or("", |value| value.get_name()));
     // Of who was measured before.
     until_unused()?;
     let area = MemoryArea::new()?;
     let context = Context::open(&arguments.dev)?;
-    let len = arguments.mib << 20;
-    let (region, added) = add(arguments.memory, &area, len)?;
+    let memory = Allocated::new(arguments.memory, len)?;
+
+    let free = free_memory()?;
     let start = Instant::now();
+    let region = match memory {
+        Allocated::Host(memory) => area.add(memory)?,
+        Allocated::DmaBuf(memory) => area.add_dma_buf(memory)?,
+        Allocated::Gpu(memory) => area.add_cuda(memory)?,
+    };
+    let added = start.elapsed();
     context.attach(&region)?;
-    let attached = start.elapsed();
+    let registered = start.elapsed();
+    let used = free as f64 - free_memory()? as f64;
+
     let start = Instant::now();
     drop((region, area, context));
     // What is left of it is the kernel's work, in the background.
     until_unused()?;
     let gone = start.elapsed();
-
-    let name = arguments.memory.to_possible_value();
-    let name = name.as_ref().map_or("", |value| value.get_name());
-    let gib = len as f64 / f64::from(1 << 30);
-    for (metric, time) in [
-        ("add-ms/GiB", added),
-        ("attach-ms/GiB", attached),
-        ("release-ms/GiB", gone),
-    ] {
-        println!(
-            "row {name} reg 0 {metric} {}",
-            time.as_secs_f64() * 1e3 / gib
-        );
-    }
+    label.row("add-ms/GiB", milliseconds(added) / gib);
+    label.row("attach-ms/GiB", milliseconds(registered - added) / gib);
+    label.row("register-ms/GiB", milliseconds(registered) / gib);
+    label.row("release-ms/GiB", milliseconds(gone) / gib);
+    label.row("used-bytes/byte", used / len as f64);
     Ok(())
 }
 
-/// Adds `len` bytes; returns how long that took.
-fn add(memory: Memory, area: &MemoryArea, len: usize) -> Result<(Region, Duration)> {
-    let start;
-    let region = match memory {
-        Memory::Host | Memory::Huge => {
-            let memory = host(memory == Memory::Huge, len)?;
-            start = Instant::now();
-            area.add(memory)?
-        }
-        Memory::Udmabuf => {
-            let memory = DmaBufMemory::new(udmabuf(len)?, 0, len)?;
-            start = Instant::now();
-            area.add_dma_buf(memory)?
-        }
-        Memory::GpuDmabuf | Memory::GpuP2p => {
-            let gpu = netgpu_cuda::Gpu::open(0)?;
-            if gpu.has_dma_buf()? != (memory == Memory::GpuDmabuf) {
-                bail!("this GPU's memory is registered in the other way");
+fn label<'a>(path: &'a str, memory: &'a str) -> Label<'a> {
+    Label {
+        path,
+        direction: "reg",
+        memory,
+        mtu: 0,
+        tag: "",
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Registers a buffer of io_uring; returns how long that took.
+fn io_uring(len: usize) -> Result<Duration> {
+    let ring = IoUring::new(1)?;
+    let memory = Pages::anonymous(len, Size::Base)?.share();
+    let buffer = libc::iovec {
+        iov_base: memory.start().as_ptr().cast(),
+        iov_len: memory.len(),
+    };
+    let start = Instant::now();
+    // SAFETY: Nothing is done with the buffer, and the ring goes before it.
+    unsafe { ring.submitter().register_buffers(&[buffer]) }
+        .context("cannot register the buffer")?;
+    let registered = start.elapsed();
+    drop(ring);
+    Ok(registered)
+}
+
+/// What is about to be registered.
+enum Allocated {
+    Host(HostMemory),
+    DmaBuf(DmaBufMemory),
+    Gpu(GpuMemory),
+}
+
+impl Allocated {
+    fn new(kind: Kind, len: usize) -> Result<Self> {
+        Ok(match kind {
+            Kind::Host | Kind::IoUring => {
+                Self::Host(Pages::anonymous(len, Size::Base)?.into_host_memory())
             }
-            let memory = gpu.allocate(len)?;
-            start = Instant::now();
-            area.add_cuda(memory)?
-        }
-    };
-    Ok((region, start.elapsed()))
+            Kind::Huge => Self::Host(Pages::anonymous(len, Size::Huge)?.into_host_memory()),
+            Kind::Udmabuf => Self::DmaBuf(DmaBufMemory::new(udmabuf(len)?.0, 0, len)?),
+            Kind::GpuDmabuf | Kind::GpuP2p => {
+                let gpu = Gpu::open(0)?;
+                if gpu.has_dma_buf()? != (kind == Kind::GpuDmabuf) {
+                    bail!("this GPU's memory is registered in the other way");
+                }
+                Self::Gpu(gpu.allocate(len)?)
+            }
+        })
+    }
 }
 
-/// Memory of the host that has been touched, and stays until the process ends.
-fn host(huge: bool, len: usize) -> Result<HostMemory> {
-    let pages = if huge { libc::MAP_HUGETLB } else { 0 };
-    // SAFETY: Without a fixed address the new mapping touches no existing memory.
-    let start = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE | pages,
-            -1,
-            0,
-        )
-    };
-    if start == libc::MAP_FAILED {
-        return Err(std::io::Error::last_os_error()).context("no such memory");
-    }
-    let start = NonNull::new(start.cast()).context("memory at zero")?;
-    // SAFETY: The mapping is new and never unmapped, and nobody else knows of it.
-    Ok(unsafe { HostMemory::from_raw(start, len) })
-}
-
-/// A dma-buf of ordinary memory.
-fn udmabuf(len: usize) -> Result<OwnedFd> {
-    /// `struct udmabuf_create` of linux/udmabuf.h.
-    #[repr(C)]
-    struct Create {
-        memfd: u32,
-        flags: u32,
-        offset: u64,
-        size: u64,
-    }
-    /// `_IOW('u', 0x42, struct udmabuf_create)`
-    const CREATE: libc::c_ulong = 0x4018_7542;
-
-    let memfd =
-        rustix::fs::memfd_create("udmabuf", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    rustix::fs::ftruncate(&memfd, len as u64)?;
-    rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK)?;
-    let device = fs::File::open("/dev/udmabuf").context("/dev/udmabuf")?;
-    let create = Create {
-        memfd: memfd.as_raw_fd().cast_unsigned(),
-        flags: 1,
-        offset: 0,
-        size: len as u64,
-    };
-    // SAFETY: The argument is what this command of this device takes.
-    let fd = unsafe { libc::ioctl(device.as_raw_fd(), CREATE, &raw const create) };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error()).context("no udmabuf (see its size_limit_mb)");
-    }
-    // SAFETY: The kernel has just made the descriptor, for us alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// Bytes of memory that nobody uses.
+fn free_memory() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemFree:")?.strip_suffix("kB"));
+    let kib: u64 = kib
+        .context("/proc/meminfo has no MemFree")?
+        .trim()
+        .parse()?;
+    Ok(kib << 10)
 }
 
 /// Waits until netgpu.ko has no users but modules: each context and area is one, until the last of its memory is gone.

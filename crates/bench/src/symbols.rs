@@ -41,8 +41,10 @@ impl Symbols {
 struct Run<'a> {
     direction: &'a str,
     mtu: &'a str,
-    path: &'a str,
-    /// Kernel instructions per MiB.
+    path: String,
+    /// What instructions were counted for: a MiB, a packet, a message, and which.
+    each: &'a str,
+    /// Kernel instructions for each.
     kernel: f64,
 }
 
@@ -50,19 +52,17 @@ fn runs(rows: &str) -> Result<Vec<Run<'_>>> {
     let mut runs = Vec::new();
     for row in rows.lines() {
         let words: Vec<_> = row.split_whitespace().collect();
-        if let [
-            "row",
-            path,
-            direction,
-            mtu,
-            "kernel-instructions/MiB",
-            value,
-        ] = *words
+        if let ["row", path, direction, memory, mtu, metric, value] = *words
+            && let Some(each) = metric.strip_prefix("kernel-instructions/")
         {
             runs.push(Run {
                 direction,
                 mtu,
-                path,
+                path: match memory {
+                    "host" => path.to_owned(),
+                    memory => format!("{path}/{memory}"),
+                },
+                each,
                 kernel: value.parse()?,
             });
         }
@@ -70,8 +70,8 @@ fn runs(rows: &str) -> Result<Vec<Run<'_>>> {
     Ok(runs)
 }
 
-/// Prints for each direction and MTU a table of functions, those first in which most instructions were, with a column of
-/// instructions per MiB for each path. `blocks` is what `tcg-plugin` wrote while the runs printed `rows`.
+/// Prints for each direction, MTU and unit a table of functions, those first in which most instructions were, with a column of
+/// instructions per unit for each path. `blocks` is what `tcg-plugin` wrote while the runs printed `rows`.
 pub(crate) fn run(blocks: &Path, kallsyms: &Path, rows: &Path, most: usize) -> Result<()> {
     let read = |path: &Path| {
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
@@ -87,7 +87,7 @@ pub(crate) fn run(blocks: &Path, kallsyms: &Path, rows: &Path, most: usize) -> R
         stops.len()
     );
 
-    // Table, function, path: instructions per MiB, as many values as runs.
+    // Table, function, path: instructions per unit, as many values as runs.
     let mut tables: BTreeMap<_, BTreeMap<&str, BTreeMap<&str, f64>>> = BTreeMap::new();
     let mut times: BTreeMap<_, f64> = BTreeMap::new();
     for (run, stop) in runs.iter().zip(stops) {
@@ -102,20 +102,24 @@ pub(crate) fn run(blocks: &Path, kallsyms: &Path, rows: &Path, most: usize) -> R
             .filter(|(name, _)| **name != "(user mode)")
             .map(|(_, count)| count)
             .sum();
-        let table = tables.entry((run.direction, run.mtu)).or_default();
+        let table = tables
+            .entry((run.direction, run.mtu, run.each))
+            .or_default();
         for (name, count) in counts {
-            *table.entry(name).or_default().entry(run.path).or_default() +=
+            *table.entry(name).or_default().entry(&run.path).or_default() +=
                 count as f64 * run.kernel / all as f64;
         }
-        *times.entry((run.direction, run.mtu, run.path)).or_default() += 1.0;
+        *times
+            .entry((run.direction, run.mtu, run.each, run.path.as_str()))
+            .or_default() += 1.0;
     }
-    for ((direction, mtu), table) in tables {
+    for ((direction, mtu, each), table) in tables {
         let paths: Vec<_> = times
             .iter()
-            .filter(|((d, m, _), _)| (*d, *m) == (direction, mtu))
-            .map(|((_, _, path), times)| (*path, *times))
+            .filter(|((d, m, e, _), _)| (*d, *m, *e) == (direction, mtu, each))
+            .map(|((_, _, _, path), times)| (*path, *times))
             .collect();
-        println!("{direction}, MTU {mtu}: instructions/MiB");
+        println!("{direction}, MTU {mtu}: instructions/{each}");
         for (path, _) in &paths {
             print!("{path:>12}");
         }

@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Ways to receive.
 
-use std::io::Read;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+mod devmem;
+mod mapped;
+mod netgpu;
+mod plain;
+mod zcrx;
 
-use anyhow::{Context as _, Result};
+use std::error::Error;
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
-use netgpu::{
-    Backing, Context, HostMemory, IPV4_HEADER_BYTES, MemoryArea, Queue, QueueConfig, Received,
-    SocketConfig, Span,
-};
 
 use crate::Recv;
-use crate::measure::Measurement;
+use crate::measure::{Label, Measurement};
+use crate::pattern::Check;
+
+pub(crate) use netgpu::open_queue;
 
 /// How to receive.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,117 +29,162 @@ pub(crate) enum Path {
     Read,
     /// recv(2) with MSG_TRUNC: protocol work alone.
     Trunc,
+    /// Pages mapped by TCP_ZEROCOPY_RECEIVE, and read(2) of what cannot be.
+    TcpZerocopy,
+    /// io_uring's zero copy receive.
+    Zcrx,
+    /// Devmem TCP.
+    Devmem,
     /// Into memory registered with netgpu.
     Netgpu,
 }
 
-/// Bytes asked for at a time.
-const CHUNK: usize = 256 << 10;
-/// Bytes of registered memory, of which the socket's receive buffer is a quarter in all paths.
-const MEMORY: usize = 64 << 20;
-
 pub(crate) fn run(arguments: &Recv) -> Result<()> {
     match arguments.path {
-        Path::Read => read(arguments),
-        Path::Trunc => trunc(arguments),
-        Path::Netgpu => netgpu(arguments),
+        Path::Read => stream::<plain::Read>(arguments),
+        Path::Trunc => stream::<plain::Trunc>(arguments),
+        Path::TcpZerocopy => stream::<mapped::Mapped>(arguments),
+        Path::Zcrx => stream::<zcrx::Zcrx>(arguments),
+        Path::Devmem => stream::<devmem::Devmem>(arguments),
+        Path::Netgpu => stream::<netgpu::Netgpu>(arguments),
     }
 }
 
-/// Listens, and takes the first connection.
-fn accept(arguments: &Recv) -> Result<TcpStream> {
+/// Bytes asked for at a time, where they are asked for.
+const CHUNK: usize = 256 << 10;
+/// Bytes of memory that payload comes to, unless asked for otherwise.
+const MEMORY: usize = 64 << 20;
+/// How long a queue may take to be free: what a process had is let go of after its end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A way to receive.
+trait Receive: Sized {
+    /// Makes what must be there before the connection: memory, a receive queue. Memory that payload comes to is watched.
+    /// Memory is allocated before [`Measurement::sets_up`] is called, and given to the kernel after it.
+    fn open(arguments: &Recv, measurement: &mut Measurement) -> Result<Self>;
+
+    /// Takes the connection.
+    fn connected(&mut self, stream: TcpStream) -> Result<()>;
+
+    /// Waits for bytes and hands over what is there. Returns whether there may be more.
+    fn receive(&mut self, sink: &mut impl Sink) -> Result<bool>;
+
+    /// How many of the bytes a CPU has copied, if the kernel tells.
+    fn copied(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+}
+
+/// What becomes of the bytes that arrive.
+pub(crate) trait Sink {
+    /// `len` bytes more, of which `read` fills a copy for who wants to see them.
+    fn take(&mut self, len: usize, read: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()>;
+}
+
+/// How many bytes came.
+#[derive(Default)]
+struct Total(u64);
+
+impl Sink for Total {
+    fn take(&mut self, len: usize, _read: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+        self.0 += len as u64;
+        Ok(())
+    }
+}
+
+/// Receives one stream by one path.
+fn stream<P: Receive>(arguments: &Recv) -> Result<()> {
+    let common = &arguments.common;
+    let label = label(arguments);
+    if arguments.first {
+        return first::<P>(arguments, &label);
+    }
+    let mut measurement = Measurement::new(common.peer, common.message);
+    // Not after listening: what comes while a queue is not there yet lies in the kernel's memory, and is copied.
+    let mut path: P = open(arguments, &mut measurement)?;
+    path.connected(accept(&listen(arguments)?)?)?;
+    if common.verify {
+        let mut check = Check::default();
+        while path.receive(&mut check)? {}
+        ensure!(check.position > 0, "nothing came");
+        eprintln!("{} receives {} bytes as sent", label.path, check.position);
+        return Ok(());
+    }
+    while path.receive(&mut measurement)? {}
+    let bytes = measurement.bytes();
+    measurement.finish(&label, common.per(), common.rate_mbit);
+    if !common.peer
+        && let Some(copied) = path.copied()?
+    {
+        label.row("copied-bytes/byte", copied as f64 / bytes as f64);
+    }
+    Ok(())
+}
+
+/// Opens it, once whoever was measured before has let go of the queue.
+fn open<P: Receive>(arguments: &Recv, measurement: &mut Measurement) -> Result<P> {
+    let start = Instant::now();
+    loop {
+        match P::open(arguments, measurement) {
+            Err(error) if is_taken(&error) && start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether the queue belongs to another.
+fn is_taken(error: &anyhow::Error) -> bool {
+    let errno = |cause: &(dyn Error + 'static)| cause.downcast_ref::<io::Error>()?.raw_os_error();
+    let errno = error.chain().find_map(errno);
+    errno == Some(libc::EEXIST) || errno == Some(libc::EBUSY)
+}
+
+/// How long it takes from the first call that sets a path up to the first bytes of a connection that is there already.
+fn first<P: Receive>(arguments: &Recv, label: &Label<'_>) -> Result<()> {
+    let stream = accept(&listen(arguments)?)?;
+    let mut peer = stream.try_clone()?;
+    let mut measurement = Measurement::new(true, None);
+    let mut path: P = open(arguments, &mut measurement)?;
+    path.connected(stream)?;
+    // What the peer waits for.
+    peer.write_all(&[1])?;
+    let mut total = Total::default();
+    while total.0 == 0 && path.receive(&mut total)? {}
+    ensure!(total.0 > 0, "nothing came");
+    let start = measurement.set_up().context("this path has no set-up")?;
+    label.row("first-packet-ms", start.elapsed().as_secs_f64() * 1e3);
+    while path.receive(&mut total)? {}
+    Ok(())
+}
+
+/// The first words of the rows.
+pub(crate) fn label(arguments: &Recv) -> Label<'_> {
+    Label {
+        path: match arguments.path {
+            Path::Read => "read",
+            Path::Trunc => "trunc",
+            Path::TcpZerocopy => "tcp-zerocopy",
+            Path::Zcrx => "zcrx",
+            Path::Devmem => "devmem",
+            Path::Netgpu => "netgpu",
+        },
+        direction: "rx",
+        memory: arguments.common.memory.name(),
+        mtu: arguments.common.mtu,
+        tag: &arguments.common.tag,
+    }
+}
+
+/// Listens, with a receive buffer that is a quarter of the registered memory's usual size.
+fn listen(arguments: &Recv) -> Result<TcpListener> {
     let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, MEMORY / 4 / 2)
         .context("cannot set the receive buffer")?;
+    Ok(listener)
+}
+
+fn accept(listener: &TcpListener) -> Result<TcpStream> {
     Ok(listener.accept().context("cannot accept")?.0)
-}
-
-fn read(arguments: &Recv) -> Result<()> {
-    let mut stream = accept(arguments)?;
-    let mut chunk = vec![1; CHUNK];
-    let mut measurement = Measurement::new(arguments.peer);
-    measurement.watch(&chunk)?;
-    loop {
-        let count = stream.read(&mut chunk).context("cannot receive")?;
-        if count == 0 {
-            break;
-        }
-        measurement.add(count as u64);
-    }
-    measurement.finish("read", "rx", arguments.mtu);
-    Ok(())
-}
-
-fn trunc(arguments: &Recv) -> Result<()> {
-    let stream = accept(arguments)?;
-    let mut measurement = Measurement::new(arguments.peer);
-    loop {
-        // SAFETY: With MSG_TRUNC TCP drops the bytes and writes none.
-        let count = unsafe {
-            libc::recv(
-                stream.as_raw_fd(),
-                std::ptr::null_mut(),
-                CHUNK,
-                libc::MSG_TRUNC,
-            )
-        };
-        let count = u64::try_from(count).map_err(|_| std::io::Error::last_os_error())?;
-        if count == 0 {
-            break;
-        }
-        measurement.add(count);
-    }
-    measurement.finish("trunc", "rx", arguments.mtu);
-    Ok(())
-}
-
-/// Takes the receive queue, with `memory` bytes registered for it. They are not in it yet.
-pub(crate) fn open_queue(arguments: &Recv, memory: usize) -> Result<(Context, Queue, Span)> {
-    let region = MemoryArea::new()?.add(HostMemory::new(memory, Backing::Anonymous)?)?;
-    let context = Context::open(&arguments.dev)?;
-    context.attach(&region)?;
-    let queue = context.open_queue(QueueConfig {
-        queue: arguments.queue,
-        fill_entries: (memory / rustix::param::page_size()) as u32,
-        header_bytes: IPV4_HEADER_BYTES,
-    })?;
-    let whole = region.take(memory).context("the region is in use")?;
-    Ok((context, queue, whole))
-}
-
-fn netgpu(arguments: &Recv) -> Result<()> {
-    let (context, queue, whole) = open_queue(arguments, MEMORY)?;
-    let mut measurement = Measurement::new(arguments.peer);
-    measurement.watch(&whole)?;
-    queue.donate(whole)?;
-    // Not before: what comes while the queue is not there yet lies in the kernel's memory, and is copied.
-    let stream = accept(arguments)?;
-    let mut socket = context.attach_socket(
-        stream,
-        SocketConfig {
-            receive: Some(&queue),
-            ..SocketConfig::default()
-        },
-    )?;
-    loop {
-        match socket.try_recv()? {
-            Received::Piece(piece) => measurement.add(piece.len() as u64),
-            Received::Nothing => match socket.recv()? {
-                Some(piece) => measurement.add(piece.len() as u64),
-                None => break,
-            },
-            Received::End => break,
-        }
-    }
-    measurement.finish("netgpu", "rx", arguments.mtu);
-    let counters = socket.statistics()?;
-    eprintln!(
-        "zero-copy {} copied {} (behind the header {}, without room {}, not split {})",
-        counters.rx_zerocopy,
-        counters.rx_copied,
-        counters.rx_copied_split,
-        counters.rx_copied_no_room,
-        counters.rx_copied_unsplit
-    );
-    Ok(())
 }

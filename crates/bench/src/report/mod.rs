@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From the lines of all runs to a table.
+//! From the lines of all runs to tables, results.json and plots.
+
+mod plot;
+mod targets;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 /// One metric of one path.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Row {
     path: String,
     direction: String,
@@ -22,53 +25,98 @@ struct Row {
     runs: usize,
 }
 
-/// Reads the lines of runs from stdin.
-pub(crate) fn run(json: &Path) -> Result<()> {
-    let mut values: BTreeMap<_, Vec<f64>> = BTreeMap::new();
-    for line in io::stdin().lines() {
-        let line = line?;
-        let words: Vec<_> = line.split_whitespace().collect();
-        if let ["row", path, direction, mtu, metric, value] = *words {
-            let key = (
-                direction.to_owned(),
-                mtu.parse()?,
-                metric.to_owned(),
-                path.to_owned(),
-            );
-            values.entry(key).or_default().push(value.parse()?);
-        }
-    }
-    let rows: Vec<_> = values
-        .into_iter()
-        .map(|((direction, mtu, metric, path), values)| row(path, direction, mtu, metric, values))
-        .collect();
-    println!(
-        "dir  mtu   {:<26} {:<11} {:>12} {:>12} {:>12} runs",
-        "metric", "path", "median", "min", "max"
-    );
-    for row in &rows {
-        println!(
-            "{}  {:>5} {:<26} {:<11} {:>12.3} {:>12.3} {:>12.3} {:>4}",
-            row.direction, row.mtu, row.metric, row.path, row.median, row.min, row.max, row.runs
-        );
-    }
-    let text: Vec<_> = rows
-        .iter()
-        .map(serde_json::to_string)
-        .collect::<Result<_, _>>()?;
-    std::fs::write(json, text.join("\n") + "\n").context("cannot write the rows")
+/// What the values of a row are of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    direction: String,
+    mtu: u32,
+    metric: String,
+    path: String,
+    memory: String,
 }
 
-fn row(path: String, direction: String, mtu: u32, metric: String, mut values: Vec<f64>) -> Row {
+/// The values of all runs, in their order.
+type Values = BTreeMap<Key, Vec<f64>>;
+
+/// Reports what the runs have printed into `files`; see [`crate::Report`].
+pub(crate) fn run(out: &Path, files: &[String]) -> Result<()> {
+    let mut values = Values::new();
+    for file in files {
+        let (profile, file) = file.split_once('=').unwrap_or(("", file));
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+        parse(&text, profile, &mut values)?;
+    }
+    ensure!(!values.is_empty(), "nothing was measured");
+    relate(&mut values);
+    let rows: Vec<_> = values.into_iter().map(row).collect();
+    print(&rows);
+    targets::print(&rows);
+    write(&out.join("results.json"), &rows)?;
+    plot::draw(out, &rows)
+}
+
+/// Adds the rows in `text`.
+fn parse(text: &str, profile: &str, values: &mut Values) -> Result<()> {
+    for line in text.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let ["row", path, direction, memory, mtu, metric, value] = *words else {
+            continue;
+        };
+        let key = Key {
+            direction: direction.to_owned(),
+            mtu: mtu.parse()?,
+            metric: metric.to_owned(),
+            path: format!(
+                "{path}{}{profile}",
+                if profile.is_empty() { "" } else { "/" }
+            ),
+            memory: memory.to_owned(),
+        };
+        let value: f64 = value.parse()?;
+        ensure!(value.is_finite(), "no number: {line}");
+        values.entry(key).or_default().push(value);
+    }
+    Ok(())
+}
+
+/// Adds the speed of each path as a multiple of that of read or write, in the same round.
+fn relate(values: &mut Values) {
+    let mut related = Values::new();
+    for (key, speeds) in values.iter().filter(|(key, _)| key.metric == "Mbit/s") {
+        let profile = key.path.find('/').map_or("", |at| &key.path[at..]);
+        let ordinary = if key.direction == "rx" {
+            "read"
+        } else {
+            "write"
+        };
+        let reference = Key {
+            path: format!("{ordinary}{profile}"),
+            memory: "host".to_owned(),
+            ..key.clone()
+        };
+        let Some(references) = values.get(&reference) else {
+            continue;
+        };
+        related.insert(
+            Key {
+                metric: format!("speed/{ordinary}"),
+                ..key.clone()
+            },
+            speeds.iter().zip(references).map(|(a, b)| a / b).collect(),
+        );
+    }
+    values.extend(related);
+}
+
+fn row((key, mut values): (Key, Vec<f64>)) -> Row {
     values.sort_by(f64::total_cmp);
     let runs = values.len();
-    let memory = if direction == "reg" { &path } else { "host" }.to_owned();
     Row {
-        path,
-        direction,
-        memory,
-        mtu,
-        metric,
+        path: key.path,
+        direction: key.direction,
+        memory: key.memory,
+        mtu: key.mtu,
+        metric: key.metric,
         median: f64::midpoint(values[(runs - 1) / 2], values[runs / 2]),
         min: values[0],
         max: values[runs - 1],
@@ -76,19 +124,73 @@ fn row(path: String, direction: String, mtu: u32, metric: String, mut values: Ve
     }
 }
 
+fn print(rows: &[Row]) {
+    println!(
+        "dir   mtu {:<40} {:<16} {:<10} {:>12} {:>12} {:>12} runs",
+        "metric", "path", "memory", "median", "min", "max"
+    );
+    for row in rows {
+        println!(
+            "{:<3} {:>5} {:<40} {:<16} {:<10} {:>12.3} {:>12.3} {:>12.3} {:>4}",
+            row.direction,
+            row.mtu,
+            row.metric,
+            row.path,
+            row.memory,
+            row.median,
+            row.min,
+            row.max,
+            row.runs
+        );
+    }
+}
+
+/// A JSON array with a row on each line.
+fn write(file: &Path, rows: &[Row]) -> Result<()> {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(serde_json::to_string)
+        .collect::<Result<_, _>>()?;
+    fs::write(file, format!("[\n{}\n]\n", rows.join(",\n"))).context("cannot write the rows")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn values(text: &str, profile: &str) -> Values {
+        let mut values = Values::new();
+        parse(text, profile, &mut values).expect("these are rows");
+        values
+    }
+
     #[test]
     fn the_middle_of_an_even_number_is_between_two() {
-        let row = row(
-            "p".into(),
-            "rx".into(),
-            1500,
-            "m".into(),
-            vec![4.0, 1.0, 3.0, 2.0],
+        let mut text = String::new();
+        for value in [4.0, 1.0, 3.0, 2.0] {
+            text += &format!("row p rx host 1500 m {value}\n");
+        }
+        let rows: Vec<_> = values(&text, "").into_iter().map(row).collect();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(
+            (rows[0].median, rows[0].min, rows[0].max, rows[0].runs),
+            (2.5, 1.0, 4.0, 4)
         );
-        assert_eq!((row.median, row.min, row.max, row.runs), (2.5, 1.0, 4.0, 4));
+    }
+
+    #[test]
+    fn speed_is_related_to_that_of_the_same_round_and_profile() {
+        let mut values = values(
+            "row read rx host 1500 Mbit/s 10\nrow netgpu rx gpu 1500 Mbit/s 20\n\
+             other words\n\
+             row read rx host 1500 Mbit/s 5\nrow netgpu rx gpu 1500 Mbit/s 20\n",
+            "cx7",
+        );
+        relate(&mut values);
+        let (_, related) = values
+            .iter()
+            .find(|(key, _)| key.path == "netgpu/cx7" && key.metric == "speed/read")
+            .expect("it is related");
+        assert_eq!(related, &[2.0, 4.0]);
     }
 }

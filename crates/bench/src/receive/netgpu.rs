@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Into memory registered with netgpu.
+
+use std::net::TcpStream;
+
+use anyhow::{Context as _, Result, ensure};
+use netgpu::{
+    Context, IPV4_HEADER_BYTES, MemoryArea, Piece, Queue, QueueConfig, Received, Socket,
+    SocketConfig,
+};
+
+use super::{MEMORY, Receive, Sink};
+use crate::Recv;
+use crate::measure::Measurement;
+
+/// Bytes of a buffer.
+const BUFFER: usize = 4096;
+
+pub(super) struct Netgpu {
+    context: Context,
+    queue: Queue,
+    socket: Option<Socket>,
+    rx_entries: u32,
+    /// Memory that is not the CPU's is read in another way.
+    host: bool,
+}
+
+impl Receive for Netgpu {
+    fn open(arguments: &Recv, measurement: &mut Measurement) -> Result<Self> {
+        let (context, queue) = open_queue(
+            arguments,
+            arguments.buffers.unwrap_or(MEMORY / BUFFER),
+            measurement,
+        )?;
+        Ok(Self {
+            context,
+            queue,
+            socket: None,
+            rx_entries: arguments.rx_entries,
+            host: arguments.common.memory == crate::memory::Memory::Host,
+        })
+    }
+
+    fn connected(&mut self, stream: TcpStream) -> Result<()> {
+        let config = SocketConfig {
+            receive: Some(&self.queue),
+            rx_entries: self.rx_entries,
+            ..SocketConfig::default()
+        };
+        self.socket = Some(self.context.attach_socket(stream, config)?);
+        Ok(())
+    }
+
+    fn receive(&mut self, sink: &mut impl Sink) -> Result<bool> {
+        let socket = self.socket.as_mut().context("not connected")?;
+        let host = self.host;
+        let mut take = |piece: Piece| {
+            sink.take(piece.len(), |copy| {
+                if host {
+                    copy.copy_from_slice(&piece);
+                } else {
+                    piece.read(copy)?;
+                }
+                Ok(())
+            })
+        };
+        let Some(piece) = socket.recv()? else {
+            return Ok(false);
+        };
+        take(piece)?;
+        loop {
+            match socket.try_recv()? {
+                Received::Piece(piece) => take(piece)?,
+                Received::Nothing => return Ok(true),
+                Received::End => return Ok(false),
+            }
+        }
+    }
+
+    fn copied(&self) -> Result<Option<u64>> {
+        let socket = self.socket.as_ref().context("not connected")?;
+        Ok(Some(socket.statistics()?.rx_copied))
+    }
+}
+
+/// Takes the receive queue, with so many buffers of registered memory.
+pub(crate) fn open_queue(
+    arguments: &Recv,
+    buffers: usize,
+    measurement: &mut Measurement,
+) -> Result<(Context, Queue)> {
+    ensure!(
+        buffers >= arguments.regions,
+        "so few buffers do not make so many regions"
+    );
+    let len = buffers / arguments.regions * BUFFER;
+    let memory = (0..arguments.regions)
+        .map(|_| arguments.common.memory.allocate(len, measurement))
+        .collect::<Result<Vec<_>>>()?;
+    measurement.sets_up();
+    let area = MemoryArea::new()?;
+    let context = Context::open(&arguments.common.dev)?;
+    let mut regions = Vec::new();
+    for memory in memory {
+        let region = memory.register(&area)?;
+        context.attach(&region)?;
+        regions.push(region);
+    }
+    let queue = context.open_queue(QueueConfig {
+        queue: arguments.queue,
+        fill_entries: arguments.fill_entries.unwrap_or(buffers as u32),
+        header_bytes: IPV4_HEADER_BYTES,
+    })?;
+    for region in &regions {
+        queue.donate(region.take(len).context("the region is in use")?)?;
+    }
+    Ok((context, queue))
+}
