@@ -16,6 +16,7 @@ mod signals;
 mod size;
 mod style;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
@@ -72,10 +73,14 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .init();
 
+    if let Command::Doctor(_) | Command::Show(_) | Command::Completions(_) = cli.command {
+        end_with_the_reader();
+    }
     let done = match cli.command {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Setup(arguments) => setup::set_up(&arguments).map(|()| ExitCode::SUCCESS),
@@ -99,6 +104,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     })
+}
+
+/// Lets SIGPIPE end this process, as it does others, when whoever reads what it prints has seen enough. Rust's runtime has it ignored;
+/// so it is for commands that have something to put back.
+fn end_with_the_reader() {
+    // SAFETY: The default action runs no code of ours, and no other thread is there yet.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// The error and its causes in one line. A cause whose text its error repeats already is left out.

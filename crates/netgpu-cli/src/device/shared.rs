@@ -77,7 +77,12 @@ impl Share<Ethtool> {
 
 impl<S: Settings> Share<S> {
     pub(super) fn join_at(settings: S, device: &str, dir: PathBuf, queue: u32) -> Result<Self> {
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        fs::create_dir_all(&dir).with_context(|| {
+            format!(
+                "cannot create {}; setting up a device takes root",
+                dir.display()
+            )
+        })?;
         let _exclusive = lock(&dir)?;
         let path = receiver_file(&dir, queue);
         let alive =

@@ -59,7 +59,12 @@ impl Standing<Ethtool> {
 
 impl<S: Settings> Standing<S> {
     fn open_at(settings: S, device: &str, dir: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        fs::create_dir_all(&dir).with_context(|| {
+            format!(
+                "cannot create {}; setting up a device takes root",
+                dir.display()
+            )
+        })?;
         let exclusive = shared::lock(&dir)?;
         let file = dir.join(SETUP);
         let record: Option<Record> = shared::read(&file)?;

@@ -63,11 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         } else {
             ""
         };
-        match print(clear, &page) {
-            // Who reads it has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            done => done.context("cannot write")?,
-        }
+        print(clear, &page).context("cannot write")?;
         let Some(seconds) = arguments.watch else {
             return Ok(());
         };
