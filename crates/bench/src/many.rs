@@ -130,6 +130,9 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
             let Some(end) = place else { continue };
             let (count, ended) = end.take()?;
             measurement.add(count);
+            if measurement.is_warm() {
+                measurement.start();
+            }
             if ended {
                 *place = None;
                 open -= 1;

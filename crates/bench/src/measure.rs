@@ -116,11 +116,18 @@ impl Measurement {
     /// So many bytes more have passed.
     pub(crate) fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
-        if self.start.is_none() && self.bytes >= self.warm {
-            self.start = Some((Instant::now(), self.bytes));
-            if let Some(mailbox) = &mut self.mailbox {
-                mailbox.start();
-            }
+    }
+
+    /// Whether it is time to start.
+    pub(crate) fn is_warm(&self) -> bool {
+        self.start.is_none() && self.bytes >= self.warm
+    }
+
+    /// Begins to count.
+    pub(crate) fn start(&mut self) {
+        self.start = Some((Instant::now(), self.bytes));
+        if let Some(mailbox) = &mut self.mailbox {
+            mailbox.start();
         }
     }
 
@@ -167,6 +174,9 @@ impl Sink for Measurement {
     #[inline]
     fn take(&mut self, len: usize, _read: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
         self.add(len as u64);
+        if self.is_warm() {
+            self.start();
+        }
         Ok(())
     }
 }

@@ -7,11 +7,13 @@ mod plain;
 mod uring;
 mod zerocopy;
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use rustix::net::{AddressFamily, SocketType};
 
@@ -123,6 +125,11 @@ fn stream<P: Send>(arguments: &Arguments, name: &str) -> Result<()> {
         }
         path.send(data.as_deref())?;
         measurement.add(slots.message as u64);
+        if measurement.is_warm() {
+            // What is counted afterwards is the work for what is handed over afterwards.
+            drain(path.stream())?;
+            measurement.start();
+        }
     }
     let copied = path.finish()?;
     end(path.stream())?;
@@ -151,6 +158,20 @@ fn connect(arguments: &Arguments) -> Result<TcpStream> {
     // A message is to be a packet, if it is small.
     stream.set_nodelay(arguments.common.message.is_some())?;
     Ok(stream)
+}
+
+/// Waits until the peer has acknowledged all that was sent.
+fn drain(stream: &TcpStream) -> Result<()> {
+    loop {
+        let mut left: libc::c_int = 0;
+        // SAFETY: The command fills in an int.
+        let got = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut left) };
+        ensure!(got == 0, "TIOCOUTQ: {}", io::Error::last_os_error());
+        if left == 0 {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Closes the sending side and waits until the peer has everything.
