@@ -26,7 +26,7 @@ pub struct Context {
 pub(crate) struct ContextShared {
     pub(crate) device: Device,
     interface: String,
-    /// Only grows: what was delivered stays valid.
+    /// Sorted by their addresses, which do not overlap. Only grows: what was delivered stays valid.
     regions: RwLock<Vec<Arc<RegionShared>>>,
     sockets: Mutex<Sockets>,
     #[cfg(feature = "tokio")]
@@ -100,7 +100,9 @@ impl Context {
             .device
             .attach_region(argument)
             .map_err(|error| Error::refused(command, self.shared.interface.as_str(), error))?;
-        regions.push(region.clone());
+        let start = region.memory().start();
+        let place = regions.partition_point(|other| other.memory().start() < start);
+        regions.insert(place, region.clone());
         Ok(())
     }
 
@@ -145,7 +147,7 @@ impl ContextShared {
         &self.interface
     }
 
-    /// The regions attached so far.
+    /// The regions attached so far, sorted by their addresses.
     pub(crate) fn regions(&self) -> Vec<Arc<RegionShared>> {
         self.regions
             .read()

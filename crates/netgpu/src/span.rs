@@ -291,21 +291,21 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Finds the region of a delivery; [`None`] if it lies in none of them.
+    /// Finds the region of a delivery; [`None`] if it lies in none of `regions`, which are sorted by their addresses.
     pub(crate) fn new(delivery: &Delivery, regions: &[Arc<RegionShared>]) -> Option<Self> {
         let address = usize::try_from(delivery.address()).ok()?;
         let len = usize::try_from(delivery.len()).ok()?;
-        regions.iter().find_map(|region| {
-            let offset = address.checked_sub(region.memory().start())?;
-            if offset.checked_add(len)? > region.memory().len() {
-                return None;
-            }
-            // INVARIANT: Just checked, and a `Delivery` is a claim of the kernel that nobody else holds.
-            Some(Self {
-                region: region.clone(),
-                offset,
-                len,
-            })
+        let behind = regions.partition_point(|region| region.memory().start() <= address);
+        let region = regions[..behind].last()?;
+        let offset = address - region.memory().start();
+        if offset.checked_add(len)? > region.memory().len() {
+            return None;
+        }
+        // INVARIANT: Just checked, and a `Delivery` is a claim of the kernel that nobody else holds.
+        Some(Self {
+            region: region.clone(),
+            offset,
+            len,
         })
     }
 
