@@ -77,7 +77,7 @@ use kernel::{
 };
 
 /// Most regions, queues and sockets of a context.
-const MAX_ATTACHMENTS: usize = 256;
+const MAX_ATTACHMENTS: usize = 1024;
 const MAX_QUEUES: u32 = 256;
 const MAX_SOCKETS: u32 = 4096;
 
