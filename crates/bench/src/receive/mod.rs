@@ -54,6 +54,8 @@ pub(crate) fn run(arguments: &Recv) -> Result<()> {
 const CHUNK: usize = 256 << 10;
 /// Bytes of memory that payload comes to, unless asked for otherwise.
 const MEMORY: usize = 64 << 20;
+/// Bytes of a buffer of netgpu.
+const BUFFER: usize = 4096;
 /// How long a queue may take to be free: what a process had is let go of after its end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -177,10 +179,11 @@ pub(crate) fn label(arguments: &Recv) -> Label<'_> {
     }
 }
 
-/// Listens, with a receive buffer that is a quarter of the registered memory's usual size.
+/// Listens, with a receive buffer that is a quarter of the memory that payload comes to.
 fn listen(arguments: &Recv) -> Result<TcpListener> {
     let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
-    rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, MEMORY / 4 / 2)
+    let memory = arguments.buffers.map_or(MEMORY, |count| count * BUFFER);
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, memory / 4 / 2)
         .context("cannot set the receive buffer")?;
     Ok(listener)
 }

@@ -9,12 +9,9 @@ use netgpu::{
     SocketConfig,
 };
 
-use super::{MEMORY, Receive, Sink};
+use super::{BUFFER, MEMORY, Receive, Sink};
 use crate::Recv;
 use crate::measure::Measurement;
-
-/// Bytes of a buffer.
-const BUFFER: usize = 4096;
 
 pub(super) struct Netgpu {
     context: Context,
