@@ -42,6 +42,8 @@ pub(super) struct Devmem {
 impl Receive for Devmem {
     fn open(arguments: &Recv, measurement: &mut Measurement) -> Result<Self> {
         let dma_buf = DmaBuf::new(arguments.common.memory, MEMORY, measurement)?;
+        let linear = vec![1; CHUNK];
+        measurement.watch(&linear)?;
         measurement.sets_up();
         let netdev = Netdev::open(&arguments.common.dev)?;
         netdev.bind_rx(&dma_buf, arguments.queue)?;
@@ -49,7 +51,7 @@ impl Receive for Devmem {
             dma_buf,
             _netdev: netdev,
             stream: None,
-            linear: vec![1; CHUNK],
+            linear,
             control: vec![0; PIECES * CONTROL / 8],
             tokens: Vec::with_capacity(PIECES),
             copied: 0,
