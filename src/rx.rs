@@ -346,7 +346,8 @@ pub(crate) fn ready(locked: &mut LockedSocket<'_>) {
         let (Some(context), Some(rx)) = (&state.context, &mut state.rx) else {
             return;
         };
-        let news = rx.publish() || rx.stop.is_some();
+        // That more waits is news only once: recv(2) of who asks in vain must not wake who waits.
+        let news = rx.publish() || (rx.stop.is_some() && rx.stop != rx.stalled);
         let again = rx.settle(context.id(), socket);
         if news {
             locked.wake();

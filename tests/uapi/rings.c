@@ -8,6 +8,7 @@
 
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/wait.h>
 
 FIXTURE(rings)
@@ -195,6 +196,8 @@ TEST_F(rings, full_ring_stops_the_sender)
 	struct netgpu_rx_entry e;
 	static char chunk[1 << 16];
 	long long quiet = now_ms() + 1000;
+	struct epoll_event event = { .events = EPOLLIN | EPOLLET };
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
 	char byte;
 
 	while (now_ms() < quiet) {
@@ -211,6 +214,15 @@ TEST_F(rings, full_ring_stops_the_sender)
 	}
 	EXPECT_GE((uint32_t)RING, load(&self->r.rx.head->producer));
 	EXPECT_NE(0U, load(&self->r.rx.head->flags) & NETGPU_RING_STALLED);
+	/* Asking in vain is no news for who waits. */
+	ASSERT_LE(0, epoll);
+	ASSERT_EQ(0, epoll_ctl(epoll, EPOLL_CTL_ADD, self->r.pair[0], &event));
+	EXPECT_EQ(1, epoll_wait(epoll, &event, 1, 1000));
+	EXPECT_EQ(0, epoll_wait(epoll, &event, 1, 0));
+	EXPECT_EQ(-1, recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT));
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_EQ(0, epoll_wait(epoll, &event, 1, 0));
+	close(epoll);
 	while (got < sent) {
 		ASSERT_TRUE(WAIT_FOR((recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT), take(&self->r.rx, &e)), 5000)) TH_LOG("after %zu of %zu bytes", got, sent);
 		for (i = 0; i < e.len; i++)
