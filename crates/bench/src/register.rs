@@ -70,7 +70,10 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
     label.row("attach-ms/GiB", milliseconds(registered - added) / gib);
     label.row("register-ms/GiB", milliseconds(registered) / gib);
     label.row("release-ms/GiB", milliseconds(gone) / gib);
-    label.row("used-bytes/byte", used / len as f64);
+    // What was a dma-buf, or of another process before, may still be coming back meanwhile.
+    if arguments.memory == Kind::Host {
+        label.row("used-bytes/byte", used / len as f64);
+    }
     Ok(())
 }
 

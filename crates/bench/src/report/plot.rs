@@ -296,8 +296,10 @@ fn draw_lines(out: &Path, lines: &Lines, rows: &[Row]) -> Drawn {
         let most = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
         let x = least(&mut points.iter().map(|(x, _)| *x))
             ..most(&mut points.iter().map(|(x, _)| *x)) * 1.1;
-        let y = least(&mut points.iter().map(|(_, row)| row.min)) * 0.8
-            ..most(&mut points.iter().map(|(_, row)| row.max)) * 1.2;
+        // Whole powers of ten are what has a label.
+        let least_y = least(&mut points.iter().map(|(_, row)| row.min));
+        let most_y = most(&mut points.iter().map(|(_, row)| row.max));
+        let y = 10f64.powf(least_y.log10().floor())..10f64.powf(most_y.log10().ceil());
         let mut chart = ChartBuilder::on(area)
             .caption(
                 format!(
