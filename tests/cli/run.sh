@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# The `netgpu` command beside recv and send: doctor, setup, restore, show, pad on and off, its documents; and bpftrace's scripts.
+# The `netgpu` command beside recv and send: doctor, setup, restore, show, pad on and off, and its documents.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh
@@ -361,30 +361,6 @@ documents() {
 	done
 }
 
-# What the scripts name is what the module has.
-bpftrace_scripts() {
-	local script event field events=/sys/kernel/tracing/events/netgpu
-	for script in bpftrace/*.bt; do
-		# A probe's line, then the fields up to the next one.
-		awk '
-			/^tracepoint:/ { split($1, part, ":"); event = part[3] }
-			/^(BEGIN|END|interval)/ { event = "" }
-			{
-				line = $0
-				if (event) print event
-				while (event && match(line, /args\.[a-z_]+/)) {
-					print event, substr(line, RSTART + 5, RLENGTH - 5)
-					line = substr(line, RSTART + RLENGTH)
-				}
-			}' "$script" | sort -u >"$work/names"
-		[ -s "$work/names" ] || fail "$script listens to nothing"
-		while read -r event field; do
-			[ -d "$events/$event" ] || fail "$script: there is no $event"
-			[ -z "$field" ] || grep -qE "field:.* $field;" "$events/$event/format" || fail "$script: $event has no $field"
-		done <"$work/names"
-	done
-}
-
 nothing_is_left() {
 	until_true 10 pinned_is "$pinned_at_first"
 	until_true 10 module_unload
@@ -392,7 +368,7 @@ nothing_is_left() {
 	check_log
 }
 
-plan 17
+plan 16
 nic_up
 pinned_at_first=$(pinned_pages)
 run doctor_without_the_module
@@ -410,6 +386,5 @@ run recv_verifies
 run send_from_a_pipe_as_json
 run pad_a_cgroup
 run documents
-run bpftrace_scripts
 run nothing_is_left
 finish
