@@ -173,11 +173,18 @@ impl GuestMemory {
     }
 
     /// The mapping that has `address`.
+    #[inline]
     fn span(&self, address: u64) -> Option<&Span> {
         let last = self.spans.get(self.last.load(Ordering::Relaxed));
-        if let Some(span) = last.filter(|span| span.contains(address)) {
-            return Some(span);
+        match last.filter(|span| span.contains(address)) {
+            None => self.find(address),
+            found => found,
         }
+    }
+
+    /// The mapping that has `address` and is not the last one.
+    #[cold]
+    fn find(&self, address: u64) -> Option<&Span> {
         let behind = self.spans.partition_point(|span| span.address <= address);
         let at = behind.checked_sub(1)?;
         let span = self.spans.get(at).filter(|span| span.contains(address))?;
@@ -186,6 +193,7 @@ impl GuestMemory {
     }
 
     /// The longest contiguous piece at `address`, at most `length` bytes.
+    #[inline]
     fn slice(&self, address: u64, length: usize, access: Access) -> Result<Slice<'_>, Fault> {
         let span = self.span(address).ok_or(Fault::Unmapped(address))?;
         let skip = address - span.address;
@@ -215,6 +223,7 @@ impl GuestMemory {
     }
 
     /// Appends the pieces that make up `length` bytes at `address`.
+    #[inline]
     pub fn slices<'m>(
         &'m self,
         mut address: u64,
@@ -232,6 +241,7 @@ impl GuestMemory {
     }
 
     /// Says that what is at `address` is soon used. It may be any address.
+    #[inline]
     pub fn prefetch(&self, address: u64) {
         if let Ok(place) = self.slice(address, 1, Access::Read) {
             place.prefetch();
@@ -250,20 +260,6 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// The `N` bytes at `address`.
-    #[inline]
-    pub fn array<const N: usize>(&self, address: u64) -> Result<[u8; N], Fault> {
-        let mut bytes = [0; N];
-        let piece = self.slice(address, N, Access::Read)?;
-        if piece.length == N {
-            // A copy of a fixed length is no call.
-            piece.read(&mut bytes);
-        } else {
-            self.read(address, &mut bytes)?;
-        }
-        Ok(bytes)
-    }
-
     /// Copies `from` to guest memory at `address`.
     pub fn write(&self, mut address: u64, mut from: &[u8]) -> Result<(), Fault> {
         while !from.is_empty() {
@@ -276,6 +272,16 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// The piece that all of `length` bytes at `address` are, which are in one page.
+    #[inline]
+    pub fn piece(&self, address: u64, length: usize, access: Access) -> Result<Slice<'_>, Fault> {
+        let piece = self.slice(address, length, access)?;
+        if piece.length < length {
+            return Err(Fault::Misaligned(address));
+        }
+        Ok(piece)
+    }
+
     /// The big-endian word at `address`. What the guest wrote before it is seen by later reads.
     pub fn load(&self, address: u64) -> Result<u32, Fault> {
         let word = self.slice(address, 4, Access::Read)?.word(address)?;
@@ -283,13 +289,11 @@ impl GuestMemory {
     }
 
     /// Writes a queue entry so that its last word, which holds the owner bit, is seen last.
+    #[inline]
     pub fn publish(&self, address: u64, entry: &[u8; 64]) -> Result<(), Fault> {
         let (body, last) = entry.split_at(60);
         let last = u32::from_ne_bytes([last[0], last[1], last[2], last[3]]);
-        let place = self.slice(address, entry.len(), Access::Write)?;
-        if place.length < entry.len() {
-            return Err(Fault::Misaligned(address));
-        }
+        let place = self.piece(address, entry.len(), Access::Write)?;
         let word = place.part(60, 4).word(address.wrapping_add(60))?;
         place.write(body);
         word.store(last, Ordering::Release);
@@ -308,6 +312,7 @@ impl<'m> Slice<'m> {
     }
 
     /// The piece without its first `skip` bytes, at most `length` long. `skip` is at most its length.
+    #[inline]
     pub fn part(self, skip: usize, length: usize) -> Slice<'m> {
         let skip = skip.min(self.length);
         // SAFETY: `skip` is at most `length`, so the result is inside or one past the piece.
@@ -337,6 +342,17 @@ impl<'m> Slice<'m> {
         // never behind a reference, so all accesses of this process to this word are atomic or raw;
         // those of the guest are the hardware's.
         Ok(unsafe { AtomicU32::from_ptr(self.start.as_ptr().cast()) })
+    }
+
+    /// The piece's `N` bytes from byte `at` on, if it has them. To copy a fixed length takes no call.
+    #[inline]
+    pub fn array<const N: usize>(self, at: usize) -> Option<[u8; N]> {
+        let piece = self.part(at, N);
+        (piece.length == N).then(|| {
+            let mut bytes = [0; N];
+            piece.read(&mut bytes);
+            bytes
+        })
     }
 
     /// Copies the piece's first `to.len()` bytes, or all of it if it is shorter.

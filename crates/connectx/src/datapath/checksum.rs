@@ -1,36 +1,52 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The Internet checksum (RFC 1071) in pieces.
 
-/// A one's-complement sum of big-endian 16-bit words, not yet folded.
+/// A one's-complement sum of 16-bit words, not yet folded.
 ///
 /// Sums of pieces add up to the sum of the whole. A piece that starts at an odd
 /// byte of the whole counts with its bytes exchanged, see [`Sum::at`].
+///
+/// Words are added up as little-endian ones, or as wider ones: the carries of one's-complement go round, so only
+/// the order of the bytes in the folded sum differs (RFC 1071, 2 (B)), and [`Sum::fold`] puts them right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum(u64);
 
 impl Sum {
     /// The sum of `bytes`, an odd last byte padded with zero.
+    #[inline]
     pub fn of(bytes: &[u8]) -> Self {
-        let (words, rest) = bytes.as_chunks();
-        let mut last = [0; 4];
-        last[..rest.len()].copy_from_slice(rest);
-        let words = words.iter().chain([&last]);
-        Self::from_little_endian(words.map(|&word| u64::from(u32::from_le_bytes(word))).sum())
+        let (words, mut rest) = bytes.as_chunks::<8>();
+        let halves = |word: u64| (word & 0xffff_ffff) + (word >> 32);
+        let mut sum: u64 = words
+            .iter()
+            .map(|&word| halves(u64::from_le_bytes(word)))
+            .sum();
+        if let [a, b, c, d, more @ ..] = rest {
+            sum += u64::from(u32::from_le_bytes([*a, *b, *c, *d]));
+            rest = more;
+        }
+        if let [a, b, more @ ..] = rest {
+            sum += u64::from(u16::from_le_bytes([*a, *b]));
+            rest = more;
+        }
+        if let [last] = rest {
+            sum += u64::from(*last);
+        }
+        Self(sum)
     }
 
     /// The sum of one value.
     pub fn word(value: u16) -> Self {
-        Self(u64::from(value))
+        Self(u64::from(value.to_be()))
     }
 
-    /// The sum of a piece whose bytes were added up as little-endian 16-bit words,
-    /// or as wider ones: the carries of one's-complement go round, so only the
-    /// order of the bytes in the folded sum differs (RFC 1071, 2 (B)).
+    /// The sum of a piece, given that of its bytes as little-endian words of any width.
     pub fn from_little_endian(words: u64) -> Self {
-        Self(u64::from(fold(words).swap_bytes()))
+        Self((words >> 32) + (words & 0xffff_ffff))
     }
 
     /// This piece as part of a whole in which it starts at byte `offset`.
+    #[inline]
     pub fn at(self, offset: usize) -> Self {
         if offset.is_multiple_of(2) {
             self
@@ -45,21 +61,23 @@ impl Sum {
         reason = "`a.add(b).add(c)` reads in order"
     )]
     pub fn add(self, other: Self) -> Self {
-        // A piece has 16 bits to begin with; nobody adds up so many that 64 are too few.
+        // A piece has little more than 32 bits to begin with; nobody adds up so many that 64 are too few.
         Self(self.0 + other.0)
     }
 
-    /// The 16-bit sum, carries added back, not inverted.
+    /// The 16-bit sum of big-endian words, carries added back, not inverted.
+    #[inline]
     pub fn fold(self) -> u16 {
-        fold(self.0)
+        fold(self.0).to_be()
     }
 }
 
 /// Adds the carries back until 16 bits are left.
+#[inline]
 fn fold(mut sum: u64) -> u16 {
     sum = (sum >> 32) + (sum & 0xffff_ffff);
-    sum = (sum >> 32) + (sum & 0xffff_ffff);
-    sum = (sum >> 16) + (sum & 0xffff);
+    // Less than 2^33, then less than 2^18, then less than 2^16 + 4.
+    sum = (sum >> 32) + (sum >> 16 & 0xffff) + (sum & 0xffff);
     sum = (sum >> 16) + (sum & 0xffff);
     sum = (sum >> 16) + (sum & 0xffff);
     sum as u16

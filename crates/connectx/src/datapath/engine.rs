@@ -26,7 +26,7 @@ use crate::obj::port::Port;
 use crate::obj::rq::RqState;
 
 /// Packets that are moved with the lock held.
-const BATCH: u32 = 64;
+pub const BATCH: u32 = 64;
 /// How long a sleep is while a receiver is out of buffers: its queue has no doorbell.
 pub(super) const RETRY: Duration = Duration::from_micros(50);
 /// The longest time that is spent looking for work before sleeping.

@@ -74,6 +74,7 @@ impl<'a, 'm> Cursor<'a, 'm> {
     }
 
     /// Copies `length` bytes from this list to `to` and adds them up, until one of the lists ends.
+    #[inline(always)]
     pub fn transfer(&mut self, to: &mut Cursor<'_, '_>, length: usize) -> Sum {
         let mut sum = Sum::default();
         let mut done = 0;

@@ -6,21 +6,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::checksum::Sum;
 use super::engine::{Batch, RETRY};
-use super::packet::Headers;
 use super::rx::{Frame, Outcome, Receiver, Route, Transported};
 use crate::obj::port::Port;
 
 impl Receiver<'_, '_> {
     /// Puts a packet together with those before, or into the queue. What is blocked has changed nothing.
     pub(super) fn merge(&mut self, frame: Frame<'_, '_>, patient: bool) -> Outcome {
-        let lie = frame.lie;
+        let (lie, layout) = (frame.lie, frame.layout);
         let mut bytes = frame.flatten();
-        let headers = Headers::parse(&bytes);
-        let intact = Transported::of(&headers, bytes.len()).is_some_and(|transported| {
-            headers.ip_intact() && transported.intact(&bytes, Sum::default())
-        });
+        let headers = layout.of(&bytes);
+        let intact = Transported::of(&headers, bytes.len())
+            .is_some_and(|transported| headers.ip_intact() && transported.intact(&bytes));
         let lro = self.route.lro.filter(|_| intact && !lie);
         let segment = lro.and_then(|lro| Some((lro, lro.segment(&bytes, &headers)?)));
         if let Some(at) = self.state.sessions.find(&headers) {
@@ -54,10 +51,9 @@ impl Receiver<'_, '_> {
                 return Outcome::Done;
             }
         }
-        let layout = headers.layout();
-        let mut frame = Frame::whole(&mut bytes);
+        let mut frame = Frame::with_layout(&mut bytes, layout);
         frame.lie = lie;
-        self.deliver(frame, &layout, None, patient)
+        self.deliver(frame, None, patient)
     }
 
     /// Puts a merged packet into the queue.
@@ -65,7 +61,8 @@ impl Receiver<'_, '_> {
         let mut session = self.state.sessions.take(at);
         let (layout, merged) = (session.layout(), session.merged());
         let label = std::mem::replace(&mut self.route.label, session.label());
-        let outcome = self.deliver(Frame::whole(session.frame()), &layout, merged, patient);
+        let frame = Frame::with_layout(session.frame(), layout);
+        let outcome = self.deliver(frame, merged, patient);
         self.route.label = label;
         if outcome == Outcome::Blocked {
             self.state.sessions.put_back(at, session);

@@ -2,7 +2,7 @@
 //! Packet headers: where they are, and what is in them.
 
 use super::checksum::Sum;
-use crate::bits::{Fields, FieldsMut};
+use crate::bits::Fields;
 use crate::mem::LINE;
 use crate::obj::flow::MatchKey;
 
@@ -46,23 +46,24 @@ pub enum Transport {
     Udp,
 }
 
-/// Where the headers of a packet are.
+/// Where the headers of a packet are. Places are in the first [`MAX_HEADERS`] bytes, so that it is small enough to travel
+/// with its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     ethertype: u16,
     /// The outermost tag: its type and its control information.
     vlan: Option<(u16, u16)>,
     /// IP version and where its header starts.
-    ip: Option<(Ip, usize)>,
+    ip: Option<(Ip, u16)>,
     /// Protocol behind the IP headers.
     protocol: u8,
     fragment: bool,
     /// Transport protocol and where its header starts. A fragment has none.
-    transport: Option<(Transport, usize)>,
+    transport: Option<(Transport, u16)>,
     /// Where the last understood header ends.
-    end: usize,
+    end: u16,
     /// Where the IP header says that the packet ends.
-    ip_end: usize,
+    ip_end: u32,
 }
 
 /// The headers of a packet.
@@ -97,7 +98,7 @@ impl Layers {
     pub fn head(&self) -> usize {
         const INDEX: usize = 8;
         let inner = self.inner.map_or(0, |inner| inner.end);
-        (self.outer.end.max(inner) + INDEX).next_multiple_of(LINE)
+        (usize::from(self.outer.end.max(inner)) + INDEX).next_multiple_of(LINE)
     }
 
     /// All there are.
@@ -117,16 +118,17 @@ impl Layout {
 
     /// IP version and where its header starts.
     pub fn ip(&self) -> Option<(Ip, usize)> {
-        self.ip
+        self.ip.map(|(version, at)| (version, at.into()))
     }
 
     /// Transport protocol and where its header starts.
+    #[inline(always)]
     pub fn transport(&self) -> Option<(Transport, usize)> {
-        self.transport
+        self.transport.map(|(transport, at)| (transport, at.into()))
     }
 
     /// The IP header is to say that the packet ends at `end`.
-    pub fn set_ip_end(&mut self, end: usize) {
+    pub fn set_ip_end(&mut self, end: u32) {
         self.ip_end = end;
     }
 }
@@ -152,13 +154,13 @@ impl<'a> Headers<'a> {
             return None;
         }
         const VXLAN: usize = 8 + 8;
-        let (ethertype, at) = match (self.layout.transport, self.layout.protocol) {
+        let (ethertype, at) = match (self.transport_at(), self.layout.protocol) {
             (Some((Transport::Udp, at)), _) if vxlan.contains(&self.ports()?.1) => {
                 (TYPE_BRIDGED, at + VXLAN)
             }
             (None, GRE) => self.gre()?,
-            (None, IPV4_IN_IP) => (TYPE_IPV4, self.layout.end),
-            (None, IPV6_IN_IP) => (TYPE_IPV6, self.layout.end),
+            (None, IPV4_IN_IP) => (TYPE_IPV4, self.end()),
+            (None, IPV6_IN_IP) => (TYPE_IPV6, self.end()),
             _ => return None,
         };
         let mut inner = Self::none(self.bytes);
@@ -177,14 +179,14 @@ impl<'a> Headers<'a> {
         const KEY: u16 = 0x2000;
         const SEQUENCE: u16 = 0x1000;
         const VERSION: u16 = 7;
-        let flags = be16(self.bytes, self.layout.end)?;
+        let flags = be16(self.bytes, self.end())?;
         if flags & VERSION != 0 {
             return None;
         }
         let options = (flags & (CHECKSUM | KEY | SEQUENCE)).count_ones() as usize;
         Some((
-            be16(self.bytes, self.layout.end + 2)?,
-            self.layout.end + 4 + 4 * options,
+            be16(self.bytes, self.end() + 2)?,
+            self.end() + 4 + 4 * options,
         ))
     }
 
@@ -197,7 +199,7 @@ impl<'a> Headers<'a> {
             protocol: 0,
             fragment: false,
             transport: None,
-            end: bytes.len().min(ETHERNET),
+            end: bytes.len().min(ETHERNET) as u16,
             ip_end: 0,
         };
         Self { bytes, layout }
@@ -211,11 +213,12 @@ impl<'a> Headers<'a> {
             self.layout.ethertype = be16(self.bytes, at + 2)?;
             self.layout.vlan.get_or_insert(tag);
             at += VLAN_TAG;
-            self.layout.end = at;
+            self.layout.end = at as u16;
         }
         Some(at)
     }
 
+    #[inline(always)]
     fn network(&mut self, at: usize) -> Option<()> {
         match self.layout.ethertype {
             TYPE_IPV4 => self.ipv4(at),
@@ -224,31 +227,34 @@ impl<'a> Headers<'a> {
         }
     }
 
+    #[inline(always)]
     fn ipv4(&mut self, at: usize) -> Option<()> {
-        let header = self.bytes.get(at..at + 20)?;
+        let header: &[u8; 20] = self.bytes.get(at..)?.first_chunk()?;
         let length = usize::from(header[0] & 0xf) * 4;
         if header[0] >> 4 != 4 || length < 20 || self.bytes.len() < at + length {
             return None;
         }
-        self.layout.ip = Some((Ip::V4, at));
+        self.layout.ip = Some((Ip::V4, at as u16));
         self.layout.protocol = header[9];
-        self.layout.end = at + length;
-        self.layout.ip_end = at + usize::from(be16(header, 2)?);
+        self.layout.end = (at + length) as u16;
+        let total = u16::from_be_bytes([header[2], header[3]]);
+        self.layout.ip_end = at as u32 + u32::from(total);
         // More fragments, or an offset.
-        self.layout.fragment = be16(header, 6)? & 0x3fff != 0;
+        self.layout.fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
         self.transport(at + length)
     }
 
     fn ipv6(&mut self, at: usize) -> Option<()> {
-        let header = self.bytes.get(at..at + 40)?;
+        let header: &[u8; 40] = self.bytes.get(at..)?.first_chunk()?;
         if header[0] >> 4 != 6 {
             return None;
         }
-        self.layout.ip = Some((Ip::V6, at));
+        self.layout.ip = Some((Ip::V6, at as u16));
         self.layout.protocol = header[6];
-        self.layout.end = at + 40;
-        self.layout.ip_end = self.layout.end + usize::from(be16(header, 4)?);
         let mut next = at + 40;
+        self.layout.end = next as u16;
+        let length = u16::from_be_bytes([header[4], header[5]]);
+        self.layout.ip_end = next as u32 + u32::from(length);
         loop {
             // Hop-by-hop, routing and destination options: next header, length in 8 bytes.
             let length = match self.layout.protocol {
@@ -262,7 +268,7 @@ impl<'a> Headers<'a> {
             let header = self.bytes.get(next..next + length)?;
             self.layout.protocol = header[0];
             next += length;
-            self.layout.end = next;
+            self.layout.end = next as u16;
         }
         self.transport(next)
     }
@@ -279,12 +285,14 @@ impl<'a> Headers<'a> {
             UDP => (Transport::Udp, 8),
             _ => return None,
         };
-        if length < 8 || (transport == Transport::Tcp && length < 20) {
+        if length < 8
+            || (transport == Transport::Tcp && length < 20)
+            || self.bytes.len() < at + length
+        {
             return None;
         }
-        self.bytes.get(at..at + length)?;
-        self.layout.transport = Some((transport, at));
-        self.layout.end = at + length;
+        self.layout.transport = Some((transport, at as u16));
+        self.layout.end = (at + length) as u16;
         Some(())
     }
 
@@ -295,22 +303,22 @@ impl<'a> Headers<'a> {
 
     /// Where the last understood header ends.
     pub fn end(&self) -> usize {
-        self.layout.end
+        self.layout.end.into()
     }
 
     /// Where the IP header says that the packet ends; what follows is padding. Zero without IP.
     pub fn ip_end(&self) -> usize {
-        self.layout.ip_end
+        self.layout.ip_end as usize
     }
 
     /// IP version and where its header starts.
     pub fn ip(&self) -> Option<(Ip, usize)> {
-        self.layout.ip
+        self.layout.ip()
     }
 
     /// Transport protocol and where its header starts.
     pub fn transport_at(&self) -> Option<(Transport, usize)> {
-        self.layout.transport
+        self.layout.transport()
     }
 
     /// The control information of the outermost tag if that is a C-tag.
@@ -323,7 +331,7 @@ impl<'a> Headers<'a> {
 
     /// Source and destination address, 4 or 16 bytes each.
     pub fn addresses(&self) -> Option<(&'a [u8], &'a [u8])> {
-        let (version, at) = self.layout.ip?;
+        let (version, at) = self.ip()?;
         let (at, length) = match version {
             Ip::V4 => (at + 12, 4),
             Ip::V6 => (at + 8, 16),
@@ -336,15 +344,15 @@ impl<'a> Headers<'a> {
 
     /// Source and destination port.
     pub fn ports(&self) -> Option<(u16, u16)> {
-        let (_, at) = self.layout.transport?;
+        let (_, at) = self.transport_at()?;
         Some((be16(self.bytes, at)?, be16(self.bytes, at + 2)?))
     }
 
     /// Security parameter index of an IPsec header.
     pub fn spi(&self) -> Option<[u8; 4]> {
         let at = match self.layout.protocol {
-            ESP if !self.layout.fragment => self.layout.end,
-            AH if !self.layout.fragment => self.layout.end + 4,
+            ESP if !self.layout.fragment => self.end(),
+            AH if !self.layout.fragment => self.end() + 4,
             _ => return None,
         };
         Some(Fields(self.bytes.get(at..at + 4)?).array(0))
@@ -352,10 +360,8 @@ impl<'a> Headers<'a> {
 
     /// Whether the IPv4 header checksum is right. IPv6 has none.
     pub fn ip_intact(&self) -> bool {
-        match self.layout.ip {
-            Some((Ip::V4, at)) => {
-                Sum::of(&self.bytes[at..ipv4_end(self.bytes, at)]).fold() == 0xffff
-            }
+        match self.ip() {
+            Some((Ip::V4, at)) => ipv4_sum(self.bytes, at).fold() == 0xffff,
             Some((Ip::V6, _)) => true,
             None => false,
         }
@@ -363,64 +369,84 @@ impl<'a> Headers<'a> {
 
     /// The sum over the pseudo-header of TCP and UDP, for `length` bytes from the transport header on.
     pub fn pseudo_header(&self, length: usize) -> Sum {
-        let (source, destination) = self.addresses().unwrap_or_default();
-        Sum::of(source)
-            .add(Sum::of(destination))
+        // Source and destination lie side by side.
+        let addresses = match self.ip() {
+            Some((Ip::V4, at)) => sum_of::<8>(self.bytes, at + 12),
+            Some((Ip::V6, at)) => sum_of::<32>(self.bytes, at + 8),
+            None => None,
+        };
+        addresses
+            .unwrap_or_default()
             .add(Sum::word(u16::from(self.layout.protocol)))
-            .add(Sum::of(&(length as u32).to_be_bytes()))
+            .add(Sum::word((length >> 16) as u16))
+            .add(Sum::word(length as u16))
     }
 
     /// The fields that flow rules compare.
+    #[inline(always)]
     pub fn match_key(&self) -> MatchKey {
-        let mut bytes = [0; 64];
-        let mut key = FieldsMut(&mut bytes);
-        if let Some(ethernet) = self.bytes.get(..12) {
-            key.set_bytes(0x08, &ethernet[..6]);
-            key.set_bytes(0x00, &ethernet[6..]);
+        // What is longer than a word is read as words, as the fields lie in them.
+        let be = |value: u16| u64::from(value.to_be());
+        let mut words = [0; 8];
+        if let Some(ethernet) = self.bytes.first_chunk::<12>() {
+            let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| ethernet[at + i]));
+            words[1] = word(0) & 0xffff_ffff_ffff;
+            words[0] = word(4) >> 16;
         }
-        key.set_u16(0x06, self.layout.ethertype);
+        words[0] |= be(self.layout.ethertype) << 48;
         // The word at 0x10: protocol, DSCP and ECN, kind of tag, fragment, IP version, TCP flags.
         let mut word = 0;
         if let Some((kind, tci)) = self.layout.vlan {
-            key.set_u16(0x0e, tci);
+            words[1] |= be(tci) << 48;
             word |= u32::from(kind == TYPE_CVLAN) << 15 | u32::from(kind == TYPE_SVLAN) << 14;
         }
-        if let Some((version, at)) = self.layout.ip {
+        if let Some((version, at)) = self.ip() {
             word |= u32::from(self.layout.protocol) << 24 | u32::from(self.layout.fragment) << 13;
-            word |= self.match_ip(&mut key, version, at);
+            word |= self.match_ip(&mut words, version, at);
         }
-        if let (Some((transport, at)), Some((source, destination))) =
-            (self.layout.transport, self.ports())
+        if let Some((transport, at)) = self.transport_at()
+            && let Some(ports) = self.bytes.get(at..).and_then(|bytes| bytes.first_chunk())
         {
-            let ports = match transport {
+            let ports = u64::from(u32::from_le_bytes(*ports)) << 32;
+            match transport {
                 Transport::Tcp => {
                     word |= u32::from(be16(self.bytes, at + 12).unwrap_or(0)) & 0x1ff;
-                    0x14
+                    words[2] = ports;
                 }
-                Transport::Udp => 0x1c,
-            };
-            key.set_u16(ports, source);
-            key.set_u16(ports + 2, destination);
+                Transport::Udp => words[3] |= ports,
+            }
         }
-        key.set_u32(0x10, word);
-        MatchKey::new(&bytes)
+        words[2] |= u64::from(word.to_be());
+        MatchKey::of_words(words)
     }
 
     /// Sets what belongs to the IP header that starts at `at`, and returns its bits of the word at 0x10.
-    fn match_ip(&self, key: &mut FieldsMut<'_>, version: Ip, at: usize) -> u32 {
+    #[inline(always)]
+    fn match_ip(&self, words: &mut [u64; 8], version: Ip, at: usize) -> u32 {
+        let header = self.bytes.get(at..).unwrap_or_default();
         let (number, class, limit) = match version {
-            Ip::V4 => (4, self.bytes[at + 1], self.bytes[at + 8]),
-            Ip::V6 => (
-                6,
-                self.bytes[at] << 4 | self.bytes[at + 1] >> 4,
-                self.bytes[at + 7],
-            ),
+            Ip::V4 => {
+                let Some(header) = header.first_chunk::<20>() else {
+                    return 0;
+                };
+                // An IPv4 address is in the last bytes of its field.
+                for (word, at) in [(5, 12), (7, 16)] {
+                    let address = u32::from_le_bytes(std::array::from_fn(|i| header[at + i]));
+                    words[word] = u64::from(address) << 32;
+                }
+                (4, header[1], header[8])
+            }
+            Ip::V6 => {
+                let Some(header) = header.first_chunk::<40>() else {
+                    return 0;
+                };
+                for (i, word) in words[4..].iter_mut().enumerate() {
+                    *word = u64::from_le_bytes(std::array::from_fn(|j| header[8 + 8 * i + j]));
+                }
+                (6, header[0] << 4 | header[1] >> 4, header[7])
+            }
         };
-        key.set_u32(0x18, u32::from(limit));
-        let (source, destination) = self.addresses().unwrap_or_default();
-        // An IPv4 address is in the last bytes of its field.
-        key.set_bytes(0x30 - source.len(), source);
-        key.set_bytes(0x40 - destination.len(), destination);
+        words[3] |= u64::from(u32::from(limit).to_be());
         u32::from(class) << 16 | number << 9
     }
 }
@@ -433,22 +459,36 @@ pub fn tag_of(head: &[u8]) -> Option<u16> {
     }
 }
 
-/// Where the IPv4 header that starts at `at` ends, at most at the end of `bytes`.
-fn ipv4_end(bytes: &[u8], at: usize) -> usize {
-    (at + usize::from(bytes[at] & 0xf) * 4).min(bytes.len())
+/// The sum of the `N` bytes at `at`: of a fixed length it takes no loop.
+fn sum_of<const N: usize>(bytes: &[u8], at: usize) -> Option<Sum> {
+    let bytes: &[u8; N] = bytes.get(at..)?.first_chunk()?;
+    Some(Sum::of(bytes))
+}
+
+/// The sum of the IPv4 header that starts at `at`, at most to the end of `bytes`.
+#[inline(always)]
+fn ipv4_sum(bytes: &[u8], at: usize) -> Sum {
+    const PLAIN: u8 = 0x45;
+    if bytes[at] == PLAIN
+        && let Some(sum) = sum_of::<20>(bytes, at)
+    {
+        return sum;
+    }
+    let end = at + usize::from(bytes[at] & 0xf) * 4;
+    Sum::of(&bytes[at..end.min(bytes.len())])
 }
 
 /// Fills in the checksum of the IPv4 header that starts at `at`.
 pub fn set_ipv4_checksum(bytes: &mut [u8], at: usize) {
-    let end = ipv4_end(bytes, at);
     bytes[at + 10..at + 12].fill(0);
-    let sum = !Sum::of(&bytes[at..end]).fold();
+    let sum = !ipv4_sum(bytes, at).fold();
     bytes[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::bits::FieldsMut;
     use proptest::prelude::*;
 
     /// An Ethernet, IPv4 and TCP header for `payload` bytes, with a right IP checksum.
@@ -658,7 +698,7 @@ pub(crate) mod tests {
             prop_assert_eq!(head.layout, whole.layout);
             prop_assert_eq!(head.spi(), whole.spi());
             prop_assert!(head.match_key() == whole.match_key());
-            prop_assert!(layers.inner.is_none_or(|inner| inner.end <= layers.head()));
+            prop_assert!(layers.inner.is_none_or(|inner| usize::from(inner.end) <= layers.head()));
         }
     }
 }

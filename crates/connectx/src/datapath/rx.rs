@@ -22,12 +22,16 @@ use crate::obj::striding::Shape;
 pub struct Frame<'a, 'p> {
     /// Its first bytes, all headers among them.
     pub head: &'a mut [u8],
+    /// Where the headers are.
+    pub layout: Layout,
+    /// What is to be known for the TCP or UDP checksum of the packet, if it has one.
+    pub transported: Option<Transported>,
     /// The memory with the rest.
     pub body: Cursor<'a, 'p>,
     /// Bytes of the rest.
     pub length: usize,
     /// The TCP or UDP checksum that the sender asked to be filled in.
-    pub fill: Option<Transported>,
+    pub fill: Fill,
     /// The completion is to tell the opposite of the truth about checksums.
     pub lie: bool,
     /// Its FCS is among the bytes.
@@ -37,11 +41,20 @@ pub struct Frame<'a, 'p> {
 impl<'a> Frame<'a, '_> {
     /// A frame whose bytes are all in `bytes`.
     pub fn whole(bytes: &'a mut [u8]) -> Self {
+        let layout = Headers::parse(bytes).layout();
+        Self::with_layout(bytes, layout)
+    }
+
+    /// The same, where the headers have been found already.
+    pub fn with_layout(bytes: &'a mut [u8], layout: Layout) -> Self {
+        let transported = Transported::of(&layout.of(bytes), bytes.len());
         Self {
             head: bytes,
+            layout,
+            transported,
             body: Cursor::new(&[]),
             length: 0,
-            fill: None,
+            fill: Fill::Nothing,
             lie: false,
             with_fcs: false,
         }
@@ -54,11 +67,26 @@ impl<'a> Frame<'a, '_> {
         let (head, body) = bytes.split_at_mut(self.head.len());
         head.copy_from_slice(self.head);
         self.body.read(body);
-        if let Some(transported) = self.fill {
+        let fill = match &self.fill {
+            Fill::Nothing => None,
+            Fill::Own => self.transported.as_ref(),
+            Fill::Inner(inner) => Some(inner),
+        };
+        if let Some(transported) = fill {
             transported.fill(&mut bytes, Sum::default());
         }
         bytes
     }
+}
+
+/// A checksum that is filled in while a frame is copied.
+pub enum Fill {
+    /// None.
+    Nothing,
+    /// That of the packet.
+    Own,
+    /// That of the packet which it carries through a tunnel.
+    Inner(Transported),
 }
 
 /// What became of a frame.
@@ -155,31 +183,43 @@ impl Transported {
         }
     }
 
-    /// The sum over pseudo-header, header and payload, given the payload's.
-    fn sum(&self, head: &[u8], payload: Sum) -> Sum {
-        let header = &head[self.at..head.len().min(self.end)];
-        self.pseudo
-            .add(Sum::of(header))
-            .add(payload.at(header.len()))
+    /// Where the transport header, and payload behind it, end in `head`.
+    fn end_in(&self, head: &[u8]) -> usize {
+        head.len().min(self.end)
     }
 
-    /// Fills in the checksum.
-    fn fill(&self, head: &mut [u8], payload: Sum) {
+    /// The sum over header and payload, given the payload's.
+    #[inline(always)]
+    fn sum(&self, head: &[u8], payload: Sum) -> Sum {
+        let header = &head[self.at..self.end_in(head)];
+        Sum::of(header).add(payload.at(header.len()))
+    }
+
+    /// Fills in the checksum. Returns the sum over header and payload, as [`Self::sum`] would from then on.
+    fn fill(&self, head: &mut [u8], payload: Sum) -> Sum {
         let field = self.field()..self.field() + 2;
         head[field.clone()].fill(0);
-        let mut checksum = !self.sum(head, payload).fold();
+        let sum = self.sum(head, payload);
+        let mut checksum = !self.pseudo.add(sum).fold();
         // Zero says that a UDP packet has no checksum.
         if checksum == 0 && self.protocol == Transport::Udp {
             checksum = 0xffff;
         }
         head[field].copy_from_slice(&checksum.to_be_bytes());
+        // It stands at an even byte of the header.
+        sum.add(Sum::word(checksum))
     }
 
-    /// Whether the checksum is right.
-    pub(super) fn intact(&self, head: &[u8], payload: Sum) -> bool {
+    /// Whether the checksum is right, given the sum over header and payload.
+    fn is_right(&self, head: &[u8], sum: Sum) -> bool {
         let none =
             self.protocol == Transport::Udp && head[self.field()..self.field() + 2] == [0, 0];
-        none || self.sum(head, payload).fold() == 0xffff
+        none || self.pseudo.add(sum).fold() == 0xffff
+    }
+
+    /// Whether the checksum is right of a frame that is whole in `bytes`.
+    pub(super) fn intact(&self, bytes: &[u8]) -> bool {
+        self.is_right(bytes, self.sum(bytes, Sum::default()))
     }
 
     /// `CQE_L4_HDR_TYPE_*`.
@@ -195,6 +235,7 @@ impl Transported {
 }
 
 /// Takes `frame` off the cable at port `to`, and counts it. `patient` says that the sender can wait for a buffer.
+#[inline(always)]
 pub fn from_cable<'p>(
     ports: &'p [Port; 2],
     to: usize,
@@ -225,7 +266,7 @@ pub fn receive<'p>(
     patient: bool,
 ) -> Outcome {
     let port = &ports[to];
-    let headers = Headers::parse(frame.head);
+    let headers = frame.layout.of(frame.head);
     let (route, state) = match batch.routes.find(ports, to, &headers) {
         Ok(found) => found,
         Err(unwanted) => {
@@ -257,8 +298,7 @@ pub fn receive<'p>(
     };
     let merging = route.lro.is_some() || !receiver.state.sessions.is_empty();
     if !merging || !matches!(headers.transport_at(), Some((Transport::Tcp, _))) {
-        let layout = headers.layout();
-        return receiver.deliver(frame, &layout, None, patient);
+        return receiver.deliver(frame, None, patient);
     }
     let outcome = receiver.merge(frame, patient);
     if let Some(due) = receiver.state.sessions.look() {
@@ -278,11 +318,10 @@ pub(super) struct Receiver<'b, 'p> {
 }
 
 impl Receiver<'_, '_> {
-    /// Puts a packet with headers of `layout` into the queue. `merged` says that it is several segments.
+    /// Puts a packet into the queue. `merged` says that it is several segments.
     pub(super) fn deliver(
         &mut self,
         frame: Frame<'_, '_>,
-        layout: &Layout,
         merged: Option<Merged>,
         patient: bool,
     ) -> Outcome {
@@ -294,7 +333,7 @@ impl Receiver<'_, '_> {
             ..
         } = self.route;
         let port = self.port;
-        let headers = layout.of(frame.head);
+        let headers = frame.layout.of(frame.head);
         let stripped = headers.cvlan().filter(|_| !rq.keep_vlan);
         let total = frame.head.len() + frame.length;
         let cut = if stripped.is_some() { VLAN_TAG } else { 0 };
@@ -342,10 +381,9 @@ impl Receiver<'_, '_> {
             merged,
             ..RxInfo::default()
         };
-        let transported = Transported::of(&headers, total);
         let lie = frame.lie;
         let payload = merged.map(|_| Sum::of(&frame.head[headers.end()..]).fold());
-        let mut info = store(frame, transported.as_ref(), Cursor::new(self.places), info);
+        let mut info = store(frame, Cursor::new(self.places), info);
         info.checksum = payload.unwrap_or(info.checksum);
         if lie {
             info.l3_ok = !info.l3_ok;
@@ -359,6 +397,7 @@ impl Receiver<'_, '_> {
 }
 
 /// What laying down a packet of `total` bytes, of which `cut` are taken off, depends on.
+#[inline(always)]
 fn shape(rq: &Rq, head: &[u8], headers: &Headers<'_>, total: usize, cut: usize) -> Shape {
     let mut shape = Shape {
         length: total - cut,
@@ -380,41 +419,52 @@ fn shape(rq: &Rq, head: &[u8], headers: &Headers<'_>, total: usize, cut: usize) 
 }
 
 /// Copies a frame to its places; the headers last, because only then their checksum is known.
-fn store(
-    mut frame: Frame<'_, '_>,
-    transported: Option<&Transported>,
-    mut places: Cursor<'_, '_>,
-    mut info: RxInfo,
-) -> RxInfo {
+#[inline(always)]
+fn store(mut frame: Frame<'_, '_>, mut places: Cursor<'_, '_>, mut info: RxInfo) -> RxInfo {
     let head = &mut *frame.head;
-    let fill = frame.fill.as_ref();
     let cut = if info.vlan.is_some() { VLAN_TAG } else { 0 };
     let mut behind = places;
     behind.advance(head.len() - cut);
     // What follows the transport payload is padding, which only the sum of all bytes counts.
-    let payload = fill
-        .or(transported)
-        .map_or(frame.length, |transported| {
-            transported.end.saturating_sub(head.len())
-        })
-        .min(frame.length);
+    let end = match (&frame.fill, &frame.transported) {
+        (Fill::Inner(packet), _) | (_, Some(packet)) => packet.end,
+        (_, None) => usize::MAX,
+    };
+    let payload = end.saturating_sub(head.len()).min(frame.length);
     let payload_sum = frame.body.transfer(&mut behind, payload);
     let padding_sum = frame.body.transfer(&mut behind, frame.length - payload);
-    if let Some(fill) = fill {
-        fill.fill(head, payload_sum);
+    if let Fill::Inner(inner) = &frame.fill {
+        inner.fill(head, payload_sum);
     }
-    if let Some(transported) = transported {
-        info.l4_ok = transported.intact(head, payload_sum);
-        info.l4_type = transported.completion_type(head);
-    }
-    let covered = &head[ETHERNET + cut..];
-    info.checksum = Sum::of(covered)
-        .add(payload_sum.at(covered.len()))
-        .add(padding_sum.at(covered.len() + payload))
-        .fold();
+    // The sum of what is behind the Ethernet header: up to the transport header, from there on to the end of its payload, and
+    // what is left.
+    let start = ETHERNET + cut;
+    let sum = match &frame.transported {
+        Some(transported) => {
+            let sum = if let Fill::Own = frame.fill {
+                info.l4_ok = true;
+                transported.fill(head, payload_sum)
+            } else {
+                let sum = transported.sum(head, payload_sum);
+                info.l4_ok = transported.is_right(head, sum);
+                sum
+            };
+            info.l4_type = transported.completion_type(head);
+            let end = transported.end_in(head);
+            Sum::of(&head[start..transported.at])
+                .add(sum.at(transported.at - start))
+                .add(Sum::of(&head[end..]).at(end - start))
+        }
+        None => Sum::of(&head[start..]).add(payload_sum.at(head.len() - start)),
+    };
+    info.checksum = sum.add(padding_sum.at(head.len() - start + payload)).fold();
     // The tag stands before the type, behind the two addresses.
     const ADDRESSES: usize = ETHERNET - 2;
-    places.write(&head[..ADDRESSES]);
-    places.write(&head[ADDRESSES + cut..]);
+    if cut > 0 {
+        places.write(&head[..ADDRESSES]);
+        places.write(&head[ADDRESSES + cut..]);
+    } else {
+        places.write(head);
+    }
     info
 }

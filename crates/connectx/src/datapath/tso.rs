@@ -41,7 +41,7 @@ pub fn cut(bytes: &mut [u8], segment: &Segment, layers: &mut Layers) {
     let end = bytes.len() + segment.length;
     for layer in layers.iter_mut() {
         cut_layer(bytes, segment, layer);
-        layer.set_ip_end(end);
+        layer.set_ip_end(end as u32);
     }
 }
 

@@ -8,8 +8,8 @@ use tracing::{error, warn};
 use super::engine::Batch;
 use super::gather::Cursor;
 use super::link::peer;
-use super::packet::{ETHERNET, Ip, Layers, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum};
-use super::rx::{Frame, Outcome, Transported, from_cable, receive};
+use super::packet::{ETHERNET, Headers, Ip, Layers, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum};
+use super::rx::{Fill, Frame, Outcome, Transported, from_cable, receive};
 use super::tso;
 use crate::bits::ctx::QueueState;
 use crate::bits::event::{Cqe, Syndrome};
@@ -377,13 +377,15 @@ impl<'p> Sender<'_, 'p> {
         } = packet;
         let outer = layers.outer.of(&head[..taken]);
         let inner = layers.inner.map(|inner| inner.of(&head[..taken]));
+        let mut layout = layers.outer;
+        let mut transported = Transported::of(&outer, taken + length);
         let fill = match inner {
             // As far as the outer packet goes; a sum of anything else is nobody's checksum.
-            Some(inner) if ethernet.inner_l4_checksum => {
-                Transported::of(&inner, taken + length).filter(|_| inner.ip_end() == outer.ip_end())
-            }
-            _ if ethernet.l4_checksum => Transported::of(&outer, taken + length),
-            _ => None,
+            Some(inner) if ethernet.inner_l4_checksum => Transported::of(&inner, taken + length)
+                .filter(|_| inner.ip_end() == outer.ip_end())
+                .map_or(Fill::Nothing, Fill::Inner),
+            _ if ethernet.l4_checksum && transported.is_some() => Fill::Own,
+            _ => Fill::Nothing,
         };
         for (wanted, ip) in [
             (ethernet.l3_checksum, layers.outer.ip()),
@@ -400,10 +402,16 @@ impl<'p> Sender<'_, 'p> {
             body.read(&mut head[taken..taken + length]);
             head[taken + length..MIN_FRAME].fill(0);
             (taken, length) = (MIN_FRAME, 0);
+            // Padding is as good as any bytes to the receiver.
+            let padded = Headers::parse(&head[..MIN_FRAME]);
+            layout = padded.layout();
+            transported = transported.or(Transported::of(&padded, MIN_FRAME));
         }
         let counted = counter::Frame::of(&head[..taken], taken + length);
         let frame = Frame {
             head: &mut head[..taken],
+            layout,
+            transported,
             body,
             length,
             fill,

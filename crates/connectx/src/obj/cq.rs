@@ -15,6 +15,7 @@ use super::ring::Ring;
 use crate::bits::ctx::{Moderation, PeriodMode};
 use crate::bits::event::{Cqe, Eqe, EventType};
 use crate::clock;
+use crate::datapath::engine::BATCH;
 
 /// A completion queue.
 #[derive(Debug)]
@@ -187,11 +188,16 @@ pub struct Completions<'p> {
 
 impl<'p> Completions<'p> {
     /// Adds one for `cq` of `port`.
+    #[inline(always)]
     pub fn push(&mut self, port: &'p Port, cq: &'p Cq, entry: Cqe) {
         let mut queues = self.queues.iter_mut();
         match queues.find(|(_, queue, _)| std::ptr::eq(*queue, cq)) {
             Some((_, _, entries)) => entries.push(entry),
-            None => self.queues.push((port, cq, vec![entry])),
+            None => {
+                let mut entries = Vec::with_capacity(BATCH as usize);
+                entries.push(entry);
+                self.queues.push((port, cq, entries));
+            }
         }
     }
 

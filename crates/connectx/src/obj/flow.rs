@@ -21,7 +21,12 @@ impl MatchKey {
     /// The bytes of the structure.
     pub fn new(bytes: &[u8; 64]) -> Self {
         let words: &[[u8; 8]] = bytes.as_chunks().0;
-        Self(std::array::from_fn(|i| u64::from_ne_bytes(words[i])))
+        Self::of_words(std::array::from_fn(|i| u64::from_le_bytes(words[i])))
+    }
+
+    /// The same bytes as little-endian words.
+    pub fn of_words(words: [u64; 8]) -> Self {
+        Self(words)
     }
 
     /// The bits that `mask` selects.

@@ -90,6 +90,25 @@ impl Pages {
         Some((page | inside, (size - inside).min(self.length - offset)))
     }
 
+    /// Appends the pieces of `memory` that make up `length` bytes at `address`.
+    fn slices<'m>(
+        &self,
+        memory: &'m GuestMemory,
+        mut address: u64,
+        mut length: usize,
+        access: Access,
+        pieces: &mut Vec<Slice<'m>>,
+    ) -> Result<(), KeyFault> {
+        while length > 0 {
+            let (bus, there) = self.translate(address).ok_or(KeyFault::Range(address))?;
+            let here = length.min(usize::try_from(there).unwrap_or(usize::MAX));
+            memory.slices(bus, here, access, pieces)?;
+            address = address.wrapping_add(here as u64);
+            length -= here;
+        }
+        Ok(())
+    }
+
     fn update(&self, umr: &Umr<'_>) -> bool {
         let entries = umr.translations.chunks_exact(MTT);
         let end = umr.first.saturating_add(entries.len());
@@ -118,25 +137,19 @@ impl Mkey {
     }
 
     /// Appends the pieces of `memory` that make up `length` bytes at `address` of this key.
+    #[inline]
     pub fn slices<'m>(
         &self,
         memory: &'m GuestMemory,
-        mut address: u64,
-        mut length: usize,
+        address: u64,
+        length: usize,
         access: Access,
         pieces: &mut Vec<Slice<'m>>,
     ) -> Result<(), KeyFault> {
-        let Space::Pages(pages) = &self.space else {
-            return Ok(memory.slices(address, length, access, pieces)?);
-        };
-        while length > 0 {
-            let (bus, there) = pages.translate(address).ok_or(KeyFault::Range(address))?;
-            let here = length.min(usize::try_from(there).unwrap_or(usize::MAX));
-            memory.slices(bus, here, access, pieces)?;
-            address = address.wrapping_add(here as u64);
-            length -= here;
+        match &self.space {
+            Space::Bus => Ok(memory.slices(address, length, access, pieces)?),
+            Space::Pages(pages) => pages.slices(memory, address, length, access, pieces),
         }
-        Ok(())
     }
 
     /// Changes translations as `umr`, from a queue of `pd`, says. Returns whether it may.

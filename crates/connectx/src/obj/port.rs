@@ -195,6 +195,7 @@ impl Port {
     }
 
     /// Appends the pieces of memory that a queue of `pd` may use for `access` under `key`: `length` bytes at `address`.
+    #[inline(always)]
     pub fn slices<'p>(
         &'p self,
         key: u32,

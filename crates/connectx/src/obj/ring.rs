@@ -4,7 +4,7 @@
 use crate::bits::Fields;
 use crate::bits::ctx::{PAGE, page_list};
 use crate::bits::op::Refusal;
-use crate::mem::{Fault, GuestMemory};
+use crate::mem::{Access, Fault, GuestMemory, Slice};
 
 /// The most entries a ring can have, as a power of two.
 const LOG_MAX_SIZE: u32 = 22;
@@ -52,6 +52,7 @@ impl Ring {
     }
 
     /// Bus address of the entry of counter `counter`, which wraps.
+    #[inline]
     pub fn address(&self, counter: u32) -> u64 {
         let offset = ((counter & (self.size() - 1)) as usize) << self.log_stride;
         // The list has a page for every entry; an address list is never empty.
@@ -61,8 +62,15 @@ impl Ring {
     }
 
     /// Says that the entry of `counter` is soon read.
+    #[inline]
     pub fn prefetch(&self, memory: &GuestMemory, counter: u32) {
         memory.prefetch(self.address(counter));
+    }
+
+    /// The entry of `counter`, to be read.
+    #[inline]
+    pub fn entry<'m>(&self, memory: &'m GuestMemory, counter: u32) -> Result<Slice<'m>, Fault> {
+        memory.piece(self.address(counter), self.stride(), Access::Read)
     }
 
     /// Reads as many bytes as `to` has, from the entry of `counter` on.

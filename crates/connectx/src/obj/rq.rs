@@ -115,6 +115,7 @@ pub enum NoPlace {
 
 impl Rq {
     /// Finds the place for a packet, and its pieces. The packet counts as received only after [`Self::received`].
+    #[inline(always)]
     pub fn place<'p>(
         &self,
         port: &'p Port,
@@ -166,6 +167,7 @@ impl Rq {
     }
 
     /// A packet has been stored in `place`. Returns its completion.
+    #[inline(always)]
     pub fn received(&self, state: &mut RqState, place: &Place, info: &RxInfo) -> Cqe {
         let counter = state.consumer;
         let mut completion = Cqe::received(counter, info);
@@ -183,6 +185,7 @@ impl Rq {
     }
 
     /// Whether the queue can take a packet now.
+    #[inline(always)]
     fn room<'p>(
         &self,
         port: &'p Port,
@@ -223,6 +226,7 @@ impl Rq {
 
     /// Appends the places for a packet of `length` bytes, from the next entry; returns whether they are large enough for
     /// it, or what is wrong with the entry. Does not consume it.
+    #[inline(always)]
     fn scatter<'p>(
         &self,
         port: &'p Port,
@@ -230,16 +234,15 @@ impl Rq {
         mut length: usize,
         places: &mut Vec<Slice<'p>>,
     ) -> Result<bool, String> {
-        let entry = self.ring.address(u32::from(state.consumer));
+        let memory = &port.bus.memory;
         let next = state.consumer.wrapping_add(1);
-        self.ring.prefetch(&port.bus.memory, u32::from(next));
-        for segment in (0..self.ring.stride()).step_by(SEGMENT) {
-            let at = entry.wrapping_add(segment as u64);
-            let segment: [u8; SEGMENT] = port
-                .bus
-                .memory
-                .array(at)
-                .map_err(|fault| fault.to_string())?;
+        self.ring.prefetch(memory, u32::from(next));
+        let entry = self
+            .ring
+            .entry(memory, u32::from(state.consumer))
+            .map_err(|fault| fault.to_string())?;
+        let segments = (0..).step_by(SEGMENT);
+        for segment in segments.map_while(|at| entry.array::<SEGMENT>(at)) {
             let data = Data::decode(&segment);
             if data.length == 0 || data.key == TERMINATOR_KEY {
                 break;
