@@ -167,6 +167,7 @@ impl<'s> Ends<'s> {
     fn burst(&mut self, engine: &mut Engine<'_>) -> Duration {
         let load = self.load;
         let headers = headers(load.payload.min(load.mss) as usize);
+        let mut last = 0;
         for i in 0..load.entries() {
             let at = self.source(i);
             // Only the headers of large sends stand in the entry.
@@ -179,12 +180,14 @@ impl<'s> Ends<'s> {
             };
             let data = [(length, self.a.key, at)];
             let mss = load.mss as u16;
-            self.sq.post(load.opcode, CHECKSUMS, mss, inline, &data);
+            let sq = &self.sq;
+            last = sq.post_quietly(load.opcode, CHECKSUMS, mss, inline, &data);
         }
+        // Only the last entry before a doorbell asks for a completion: that is where mlx5e sets the flag (`mlx5e_notify_hw`).
+        self.sq.ask(last);
         self.sq.ring();
         let took = time(|| while engine.poll() {});
-        let sent = (0..load.entries()).filter_map(|_| self.tx.poll());
-        assert_eq!(sent.count() as u64, load.entries());
+        assert!(self.tx.poll().is_some());
         for _ in 0..load.entries() * load.train() {
             assert!(self.rx.poll().is_some());
             self.refill();

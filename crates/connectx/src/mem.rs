@@ -173,7 +173,7 @@ impl GuestMemory {
     }
 
     /// The mapping that has `address`.
-    #[inline]
+    #[inline(always)]
     fn span(&self, address: u64) -> Option<&Span> {
         let last = self.spans.get(self.last.load(Ordering::Relaxed));
         match last.filter(|span| span.contains(address)) {
@@ -193,7 +193,7 @@ impl GuestMemory {
     }
 
     /// The longest contiguous piece at `address`, at most `length` bytes.
-    #[inline]
+    #[inline(always)]
     fn slice(&self, address: u64, length: usize, access: Access) -> Result<Slice<'_>, Fault> {
         let span = self.span(address).ok_or(Fault::Unmapped(address))?;
         let skip = address - span.address;
@@ -240,14 +240,6 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Says that what is at `address` is soon used. It may be any address.
-    #[inline]
-    pub fn prefetch(&self, address: u64) {
-        if let Ok(place) = self.slice(address, 1, Access::Read) {
-            place.prefetch();
-        }
-    }
-
     /// Copies guest memory at `address` to `to`.
     pub fn read(&self, mut address: u64, mut to: &mut [u8]) -> Result<(), Fault> {
         while !to.is_empty() {
@@ -289,14 +281,23 @@ impl GuestMemory {
     }
 
     /// Writes a queue entry so that its last word, which holds the owner bit, is seen last.
-    #[inline]
     pub fn publish(&self, address: u64, entry: &[u8; 64]) -> Result<(), Fault> {
-        let (body, last) = entry.split_at(60);
-        let last = u32::from_ne_bytes([last[0], last[1], last[2], last[3]]);
-        let place = self.piece(address, entry.len(), Access::Write)?;
-        let word = place.part(60, 4).word(address.wrapping_add(60))?;
-        place.write(body);
-        word.store(last, Ordering::Release);
+        let words = entry.as_chunks::<8>().0;
+        self.publish_words(
+            address,
+            std::array::from_fn(|i| u64::from_le_bytes(words[i])),
+        )
+    }
+
+    /// The same for an entry that is given as little-endian words.
+    #[inline(always)]
+    pub fn publish_words(&self, address: u64, entry: [u64; 8]) -> Result<(), Fault> {
+        let place = self.piece(address, 64, Access::Write)?;
+        let owner = place.part(60, 4).word(address.wrapping_add(60))?;
+        let [body @ .., last] = entry;
+        place.write_words(&body);
+        place.part(56, 4).write(&(last as u32).to_le_bytes());
+        owner.store((last >> 32) as u32, Ordering::Release);
         Ok(())
     }
 }
@@ -312,7 +313,7 @@ impl<'m> Slice<'m> {
     }
 
     /// The piece without its first `skip` bytes, at most `length` long. `skip` is at most its length.
-    #[inline]
+    #[inline(always)]
     pub fn part(self, skip: usize, length: usize) -> Slice<'m> {
         let skip = skip.min(self.length);
         // SAFETY: `skip` is at most `length`, so the result is inside or one past the piece.
@@ -328,9 +329,17 @@ impl<'m> Slice<'m> {
     /// Says that the piece is soon used. Finding out where its pages are takes the processor longer than fetching what is in
     /// them, and it does so for several at a time.
     pub fn prefetch(self) {
-        for page in (0..self.length).step_by(PAGE) {
+        let mut page = 0;
+        while page < self.length {
             prefetch(self.start.as_ptr().wrapping_add(page));
+            page += PAGE;
         }
+    }
+
+    /// Says that the line behind the piece is soon used: of a queue most often the next entry. It may be anything else.
+    #[inline(always)]
+    pub fn prefetch_behind(self) {
+        prefetch(self.start.as_ptr().wrapping_add(self.length));
     }
 
     /// The piece as the 32-bit word at bus address `address`.
@@ -345,7 +354,7 @@ impl<'m> Slice<'m> {
     }
 
     /// The piece's `N` bytes from byte `at` on, if it has them. To copy a fixed length takes no call.
-    #[inline]
+    #[inline(always)]
     pub fn array<const N: usize>(self, at: usize) -> Option<[u8; N]> {
         let piece = self.part(at, N);
         (piece.length == N).then(|| {
@@ -353,6 +362,19 @@ impl<'m> Slice<'m> {
             piece.read(&mut bytes);
             bytes
         })
+    }
+
+    /// Overwrites the start of the piece with little-endian words, if it is long enough for them.
+    #[inline(always)]
+    fn write_words<const N: usize>(self, words: &[u64; N]) {
+        if self.length < 8 * N {
+            return;
+        }
+        let to = self.start.as_ptr().cast::<u64>();
+        for (i, word) in words.iter().enumerate() {
+            // SAFETY: `i` is less than `N`, and the piece has `N` words; the access is an unaligned one.
+            unsafe { to.add(i).write_unaligned(word.to_le()) };
+        }
     }
 
     /// Copies the piece's first `to.len()` bytes, or all of it if it is shorter.
@@ -464,18 +486,30 @@ unsafe fn copy_and_sum_blocks(mut source: *const u8, mut target: *mut u8, length
         };
         add(block);
     }
+    // The rest word by word: what went through a buffer would have to wait there until all that was written is in the cache.
     let rest = length % BLOCK;
-    if rest > 0 {
-        let mut tail = [0u8; BLOCK];
-        // SAFETY: `rest` bytes are left of both pieces, and `tail` is longer than that.
-        unsafe {
-            source.copy_to_nonoverlapping(tail.as_mut_ptr(), rest);
-            target.copy_from_nonoverlapping(tail.as_ptr(), rest);
-        }
-        let (words, _) = tail.as_chunks();
-        add(std::array::from_fn(|i| u64::from_ne_bytes(words[i])));
+    let mut tail = 0u64;
+    for _ in 0..rest / 8 {
+        // SAFETY: as above, for a word.
+        let word = unsafe {
+            let word = source.cast::<u64>().read_unaligned();
+            target.cast::<u64>().write_unaligned(word);
+            source = source.add(8);
+            target = target.add(8);
+            word
+        };
+        tail += (word & 0xffff_ffff) + (word >> 32);
     }
-    Sum::from_little_endian(sums.iter().sum())
+    for i in 0..rest % 8 {
+        // SAFETY: as above, for a byte.
+        let byte = unsafe {
+            let byte = source.add(i).read();
+            target.add(i).write(byte);
+            byte
+        };
+        tail += u64::from(byte) << (8 * (i % 2));
+    }
+    Sum::from_little_endian(sums.iter().sum::<u64>() + tail)
 }
 
 #[cfg(not(target_endian = "little"))]

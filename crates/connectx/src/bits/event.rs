@@ -154,14 +154,46 @@ pub struct RxInfo {
 #[derive(Clone, Copy, Debug)]
 pub struct Cqe(pub [u8; ENTRY]);
 
+/// A field of a little-endian word: `value` at byte `at` of it.
+fn field(at: u32, value: u64) -> u64 {
+    value << (8 * at)
+}
+
 impl Cqe {
     fn new(opcode: CqeOpcode, qpn: u32, counter: u16) -> Self {
+        let mut words = [0; ENTRY / 8];
+        words[7] = Self::last(opcode, qpn, counter);
+        Self::of_words(words)
+    }
+
+    /// The last word: queue or flow tag, counter, opcode.
+    fn last(opcode: CqeOpcode, qpn: u32, counter: u16) -> u64 {
+        field(0, (qpn & 0xff_ffff).to_be().into())
+            | field(4, counter.to_be().into())
+            | field(7, (opcode as u64) << 4)
+    }
+
+    /// The entry whose bytes are `words`, little-endian.
+    #[inline]
+    fn of_words(words: [u64; ENTRY / 8]) -> Self {
         let mut bytes = [0; ENTRY];
-        let mut fields = FieldsMut(&mut bytes);
-        fields.set_u32(0x38, qpn & 0xff_ffff);
-        fields.set_u16(0x3c, counter);
-        bytes[0x3f] = (opcode as u8) << 4;
+        for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *to = word.to_le_bytes();
+        }
         Self(bytes)
+    }
+
+    /// The entry with the card's time `time` and owner bit `owner`, as little-endian words. An error has no time: the syndrome
+    /// stands there.
+    #[inline]
+    pub fn stamped(&self, time: u64, owner: u8) -> [u64; ENTRY / 8] {
+        let bytes = self.0.as_chunks::<8>().0;
+        let mut words = std::array::from_fn(|i| u64::from_le_bytes(bytes[i]));
+        if !self.is_error() {
+            words[6] = time.to_be();
+        }
+        words[7] |= field(7, owner.into());
+        words
     }
 
     /// Everything up to the entry that starts at `counter` has been sent.
@@ -170,31 +202,30 @@ impl Cqe {
     }
 
     /// Receive entry `counter` holds a packet.
+    #[inline]
     pub fn received(counter: u16, info: &RxInfo) -> Self {
-        let mut cqe = Self::new(CqeOpcode::Receive, info.flow_tag, counter);
-        let mut fields = FieldsMut(&mut cqe.0);
-        fields.set_u32(0x0c, info.hash);
-        fields.set_u16(0x14, info.checksum);
-        fields.set_u16(0x1e, info.vlan.unwrap_or(0));
-        fields.set_u32(0x2c, info.length);
-        cqe.0[0x10] = info.hash_type;
-        cqe.0[0x1c] = u8::from(info.l2_ok) | u8::from(info.l3_ok) << 1 | u8::from(info.l4_ok) << 2;
-        cqe.0[0x1d] = u8::from(info.vlan.is_some()) | info.l4_type << 4;
+        let ok = u8::from(info.l2_ok) | u8::from(info.l3_ok) << 1 | u8::from(info.l4_ok) << 2;
+        let kind = u8::from(info.vlan.is_some()) | info.l4_type << 4;
+        let mut words = [
+            0,
+            field(4, info.hash.to_be().into()),
+            field(0, info.hash_type.into()) | field(4, info.checksum.to_be().into()),
+            field(4, ok.into())
+                | field(5, kind.into())
+                | field(6, info.vlan.unwrap_or(0).to_be().into()),
+            0,
+            field(4, info.length.to_be().into()),
+            0,
+            Self::last(CqeOpcode::Receive, info.flow_tag, counter),
+        ];
         if let Some(merged) = &info.merged {
-            let mut fields = FieldsMut(&mut cqe.0);
-            fields.set_bytes(0x04, &[u8::from(merged.push) << 6, merged.ttl]);
-            fields.set_u16(0x06, merged.window);
-            fields.set_u32(0x08, merged.acknowledgement);
-            fields.set_bytes(0x20, &[merged.segments]);
+            words[0] = field(4, u64::from(merged.push) << 6)
+                | field(5, merged.ttl.into())
+                | field(6, merged.window.to_be().into());
+            words[1] |= field(0, merged.acknowledgement.to_be().into());
+            words[4] = field(0, merged.segments.into());
         }
-        cqe
-    }
-
-    /// Sets the time of the card's clock. An error has none: the syndrome stands there.
-    pub fn set_time(&mut self, time: u64) {
-        if !self.is_error() {
-            FieldsMut(&mut self.0).set_u64(0x30, time);
-        }
+        Self::of_words(words)
     }
 
     fn is_error(&self) -> bool {
@@ -289,11 +320,10 @@ mod tests {
         let cqe = Cqe::send_error(0x42, 9, 0x0e, Syndrome::LocalProtection);
         assert_eq!(cqe.0[0x37..0x3e], [4, 0x0e, 0, 0, 0x42, 0, 9]);
         assert_eq!(cqe.0[0x3f], 0xd0);
-        let mut stamped = cqe;
-        stamped.set_time(u64::MAX);
-        assert_eq!(stamped.0, cqe.0);
-        let mut sent = Cqe::sent(0x42, 9);
-        sent.set_time(0x0102_0304_0506_0708);
-        assert_eq!(sent.0[0x30..0x38], [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(Cqe::of_words(cqe.stamped(u64::MAX, 0)).0, cqe.0);
+        let sent = Cqe::sent(0x42, 9).stamped(0x0102_0304_0506_0708, 1);
+        let sent = Cqe::of_words(sent).0;
+        assert_eq!(sent[0x30..0x38], [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(sent[0x38..], [0, 0, 0, 0x42, 0, 9, 0, 1]);
     }
 }

@@ -52,6 +52,7 @@ pub struct Control {
 
 impl Control {
     /// Reads the control segment at the start of an entry.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Self {
         let fields = Fields(bytes);
         Self {

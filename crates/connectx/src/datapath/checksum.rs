@@ -13,7 +13,7 @@ pub struct Sum(u64);
 
 impl Sum {
     /// The sum of `bytes`, an odd last byte padded with zero.
-    #[inline]
+    #[inline(always)]
     pub fn of(bytes: &[u8]) -> Self {
         let (words, mut rest) = bytes.as_chunks::<8>();
         let halves = |word: u64| (word & 0xffff_ffff) + (word >> 32);
@@ -40,13 +40,19 @@ impl Sum {
         Self(u64::from(value.to_be()))
     }
 
+    /// What takes `value` out of a sum that it is in.
+    #[inline]
+    pub fn without(value: u16) -> Self {
+        Self::word(!value)
+    }
+
     /// The sum of a piece, given that of its bytes as little-endian words of any width.
     pub fn from_little_endian(words: u64) -> Self {
         Self((words >> 32) + (words & 0xffff_ffff))
     }
 
     /// This piece as part of a whole in which it starts at byte `offset`.
-    #[inline]
+    #[inline(always)]
     pub fn at(self, offset: usize) -> Self {
         if offset.is_multiple_of(2) {
             self
@@ -113,6 +119,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_word_can_be_taken_out(mut bytes in prop::collection::vec(any::<u8>(), 4..60), at in 0usize..29) {
+            let at = 2 * (at % (bytes.len() / 2));
+            let whole = Sum::of(&bytes);
+            let word = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+            bytes[at..at + 2].fill(0);
+            prop_assume!(bytes.iter().any(|&byte| byte != 0));
+            prop_assert_eq!(whole.add(Sum::without(word)).fold(), Sum::of(&bytes).fold());
+        }
+
         #[test]
         fn pieces_add_up(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
             let cut = cut.min(bytes.len());

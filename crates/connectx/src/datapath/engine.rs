@@ -14,12 +14,13 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::link::{Cable, peer};
 use super::merge::close_due;
-use super::packet::Headers;
+use super::packet::{Headers, Layers, Layout};
 use super::rx::{Frame, Outcome, Route, from_cable, route};
+use super::stream::{HEAD, Stream};
 use super::tx::{self, Step};
 use crate::fault::wire::Wire;
 use crate::mem::Slice;
-use crate::obj::counter::{Traffic, Wired};
+use crate::obj::counter::{Tally, Traffic, Wired};
 use crate::obj::cq::Completions;
 use crate::obj::flow::{MatchKey, Unwanted};
 use crate::obj::port::Port;
@@ -140,13 +141,13 @@ pub struct Batch<'p> {
     /// Where packets go.
     pub routes: Routes<'p>,
     /// Frames sent by this engine's port.
-    pub sent: Traffic,
+    pub sent: Tally<Traffic>,
     /// Those of them that it received itself.
-    pub looped: Traffic,
+    pub looped: Tally<Traffic>,
     /// Those that went to the cable.
-    pub wired: Wired,
+    pub wired: Tally<Wired>,
     /// Frames that came out of the cable at the other port.
-    pub arrived: Wired,
+    pub arrived: Tally<Wired>,
     /// What the drivers are to be told.
     pub completions: Completions<'p>,
     /// Receive queues with packets that are not whole yet, by port and number, and when to look at them.
@@ -169,12 +170,13 @@ impl Batch<'_> {
             });
         });
         let (here, there) = (&ports[me], &ports[peer(me)]);
-        here.counters.sent.add(&self.sent);
-        here.counters.looped.add(&self.looped);
-        here.counters.received.add(&self.looped);
-        here.physical.counters.sent.add(&self.wired);
-        there.physical.counters.received.add(&self.arrived);
-        there.counters.received.add(&self.arrived.traffic);
+        let (looped, arrived) = (self.looped.sum(), self.arrived.sum());
+        here.counters.sent.add(&self.sent.sum());
+        here.counters.looped.add(&looped);
+        here.counters.received.add(&looped);
+        here.physical.counters.sent.add(&self.wired.sum());
+        there.physical.counters.received.add(&arrived);
+        there.counters.received.add(&arrived.traffic);
     }
 }
 
@@ -196,34 +198,81 @@ enum Queue {
 /// Remembers where the last packet went, and keeps the receive queue locked: the next one most often goes there too.
 #[derive(Default)]
 pub struct Routes<'p> {
-    last: Option<(usize, MatchKey, Result<Way<'p>, Unwanted>)>,
+    last: Option<Found<'p>>,
+    /// The stream of the last packet that was sent, and how many there were.
+    stream: Option<Stream>,
+    streams: u32,
 }
 
-type Way<'p> = (Route<'p>, MutexGuard<'p, RqState>);
+/// Where a packet went.
+struct Found<'p> {
+    port: usize,
+    stream: Option<u32>,
+    key: MatchKey,
+    way: Result<(Route<'p>, MutexGuard<'p, RqState>), Unwanted>,
+}
 
 impl<'p> Routes<'p> {
-    /// Where port `to` wants a packet, if anywhere, and why not.
+    /// Where the headers are of the packet that starts with `head`, and its stream, if it is of that of the packet before.
+    #[inline]
+    pub fn recognise(&self, head: &[u8; HEAD]) -> Option<(Layout, u32)> {
+        let stream = self.stream.as_ref()?;
+        Some((stream.layout_of(head)?, stream.number))
+    }
+
+    /// Remembers the stream of the packet that starts with `head`, and returns it.
+    pub fn remember(&mut self, head: &[u8], layers: &Layers) -> Option<u32> {
+        self.streams += 1;
+        self.stream = Stream::of(self.streams, head, layers);
+        self.stream.as_ref().map(|stream| stream.number)
+    }
+
+    /// Where port `to` wants a packet, if anywhere, and why not. `stream` is the one that the packet is of, if that is known.
+    #[inline]
     pub fn find(
         &mut self,
         ports: &'p [Port; 2],
         to: usize,
         headers: &Headers,
-    ) -> Result<(Route<'p>, &mut RqState), Unwanted> {
+        stream: Option<u32>,
+    ) -> Result<(&mut Route<'p>, &mut RqState), Unwanted> {
+        let same = |last: &Found<'_>| stream.is_some() && (last.port, last.stream) == (to, stream);
+        if !self.last.as_ref().is_some_and(same) {
+            self.search(ports, to, headers, stream);
+        }
+        match &mut self.last {
+            Some(Found {
+                way: Ok((route, state)),
+                ..
+            }) => Ok((route, state)),
+            Some(Found {
+                way: Err(unwanted), ..
+            }) => Err(*unwanted),
+            None => Err(Unwanted::Missed),
+        }
+    }
+
+    /// Finds where a packet goes that is not of the stream of the last one.
+    #[inline(never)]
+    fn search(&mut self, ports: &'p [Port; 2], to: usize, headers: &Headers, stream: Option<u32>) {
         let key = headers.match_key();
-        // All that routes depend on is in the key, and the tables cannot change during a batch.
-        let known = matches!(&self.last, Some((port, last, _)) if (*port, last) == (to, &key));
-        if !known {
-            // The other engine may hold the queue that this one is to lock, and wait for the one that it holds.
-            self.last = None;
+        // All that routes depend on is in the key but for the index of IPsec, and the tables cannot change during a batch.
+        if let Some(last) = &mut self.last
+            && (last.port, &last.key) == (to, &key)
+            && headers.spi().is_none()
+        {
+            last.stream = stream;
+            return;
         }
-        let (_, _, way) = self.last.get_or_insert_with(|| {
-            let way = route(&ports[to], headers, &key);
-            (to, key, way.map(|route| (route, route.rq.state.lock())))
+        // The other engine may hold the queue that this one is to lock, and wait for the one that it holds.
+        self.last = None;
+        let way = route(&ports[to], headers, &key);
+        self.last = Some(Found {
+            port: to,
+            stream,
+            key,
+            way: way.map(|route| (route, route.rq.state.lock())),
         });
-        match way {
-            Ok((route, state)) => Ok((*route, state)),
-            Err(unwanted) => Err(*unwanted),
-        }
     }
 
     /// Lets the last queue go.
@@ -376,13 +425,14 @@ fn arrive<'p>(
         if !ports[peer(me)].link_up() {
             continue;
         }
-        let frame = Frame {
+        let layout = Headers::parse(&flying.bytes).layout();
+        let mut frame = Frame {
             lie: flying.lie,
-            ..Frame::whole(&mut flying.bytes)
+            ..Frame::whole(&mut flying.bytes, &layout)
         };
         let (here, there) = (&ports[me].physical, &ports[peer(me)].physical);
         let patient = there.can_pause(here) && now - flying.due < pause;
-        if from_cable(ports, peer(me), frame, batch, patient) == Outcome::Blocked {
+        if from_cable(ports, peer(me), &mut frame, batch, patient) == Outcome::Blocked {
             wire.put_back(flying);
             return Some(now + RETRY);
         }

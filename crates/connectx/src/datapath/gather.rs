@@ -37,6 +37,7 @@ impl<'a, 'm> Cursor<'a, 'm> {
     }
 
     /// Moves on by `length` bytes, at most to the end.
+    #[inline(always)]
     pub fn advance(&mut self, mut length: usize) {
         while length > 0 {
             let Some(piece) = self.front(length) else {
@@ -48,6 +49,7 @@ impl<'a, 'm> Cursor<'a, 'm> {
     }
 
     /// Reads into `to` until that is full or the list ends.
+    #[inline(always)]
     pub fn read(&mut self, mut to: &mut [u8]) {
         while !to.is_empty() {
             let Some(piece) = self.front(to.len()) else {
@@ -61,6 +63,7 @@ impl<'a, 'm> Cursor<'a, 'm> {
     }
 
     /// Writes `from` until that or the list ends.
+    #[inline(always)]
     pub fn write(&mut self, mut from: &[u8]) {
         while !from.is_empty() {
             let Some(piece) = self.front(from.len()) else {

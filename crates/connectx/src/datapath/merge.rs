@@ -12,8 +12,8 @@ use crate::obj::port::Port;
 
 impl Receiver<'_, '_> {
     /// Puts a packet together with those before, or into the queue. What is blocked has changed nothing.
-    pub(super) fn merge(&mut self, frame: Frame<'_, '_>, patient: bool) -> Outcome {
-        let (lie, layout) = (frame.lie, frame.layout);
+    pub(super) fn merge(&mut self, frame: &mut Frame<'_, '_>, patient: bool) -> Outcome {
+        let (lie, layout) = (frame.lie, *frame.layout);
         let mut bytes = frame.flatten();
         let headers = layout.of(&bytes);
         let intact = Transported::of(&headers, bytes.len())
@@ -51,9 +51,9 @@ impl Receiver<'_, '_> {
                 return Outcome::Done;
             }
         }
-        let mut frame = Frame::with_layout(&mut bytes, layout);
+        let mut frame = Frame::whole(&mut bytes, &layout);
         frame.lie = lie;
-        self.deliver(frame, None, patient)
+        self.deliver(&mut frame, None, patient)
     }
 
     /// Puts a merged packet into the queue.
@@ -61,8 +61,8 @@ impl Receiver<'_, '_> {
         let mut session = self.state.sessions.take(at);
         let (layout, merged) = (session.layout(), session.merged());
         let label = std::mem::replace(&mut self.route.label, session.label());
-        let frame = Frame::with_layout(session.frame(), layout);
-        let outcome = self.deliver(frame, merged, patient);
+        let mut frame = Frame::whole(session.frame(), &layout);
+        let outcome = self.deliver(&mut frame, merged, patient);
         self.route.label = label;
         if outcome == Outcome::Blocked {
             self.state.sessions.put_back(at, session);
@@ -88,10 +88,10 @@ pub fn close_due<'p>(
     while let Some(at) = state.sessions.due(now) {
         let session = state.sessions.get(at);
         let (label, patient) = (session.label(), now - session.due() < pause);
-        let route = Route::to(port, rq, label, None)?;
+        let mut route = Route::to(port, rq, label, None)?;
         let mut receiver = Receiver {
             port,
-            route,
+            route: &mut route,
             state: &mut state,
             places: &mut batch.places,
             completions: &mut batch.completions,

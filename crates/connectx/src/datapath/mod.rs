@@ -20,5 +20,6 @@ pub mod merge;
 pub mod packet;
 pub mod rss;
 pub mod rx;
+pub mod stream;
 pub mod tso;
 pub mod tx;

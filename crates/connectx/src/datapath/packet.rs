@@ -127,6 +127,26 @@ impl Layout {
         self.transport.map(|(transport, at)| (transport, at.into()))
     }
 
+    /// Where the last understood header ends.
+    pub fn end(&self) -> usize {
+        self.end.into()
+    }
+
+    /// The same headers in the packet that starts with `bytes`: only its length may be another one.
+    #[inline]
+    pub fn again(&self, bytes: &[u8]) -> Self {
+        let (from, length_at) = match self.ip() {
+            Some((Ip::V4, at)) => (at, at + 2),
+            Some((Ip::V6, at)) => (at + 40, at + 4),
+            None => return *self,
+        };
+        let length = be16(bytes, length_at).unwrap_or(0);
+        Self {
+            ip_end: from as u32 + u32::from(length),
+            ..*self
+        }
+    }
+
     /// The IP header is to say that the packet ends at `end`.
     pub fn set_ip_end(&mut self, end: u32) {
         self.ip_end = end;
@@ -480,8 +500,11 @@ fn ipv4_sum(bytes: &[u8], at: usize) -> Sum {
 
 /// Fills in the checksum of the IPv4 header that starts at `at`.
 pub fn set_ipv4_checksum(bytes: &mut [u8], at: usize) {
-    bytes[at + 10..at + 12].fill(0);
-    let sum = !ipv4_sum(bytes, at).fold();
+    let Some(old) = be16(bytes, at + 10) else {
+        return;
+    };
+    // To clear the field first would let the sum wait until that is in the cache.
+    let sum = !ipv4_sum(bytes, at).add(Sum::without(old)).fold();
     bytes[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
 }
 

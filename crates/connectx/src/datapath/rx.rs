@@ -23,7 +23,13 @@ pub struct Frame<'a, 'p> {
     /// Its first bytes, all headers among them.
     pub head: &'a mut [u8],
     /// Where the headers are.
-    pub layout: Layout,
+    pub layout: &'a Layout,
+    /// The stream that it is of, if that is known.
+    pub stream: Option<u32>,
+    /// What is counted of it.
+    pub counted: counter::Frame,
+    /// The sender has filled in the checksum of the IPv4 header.
+    pub ip_filled: bool,
     /// What is to be known for the TCP or UDP checksum of the packet, if it has one.
     pub transported: Option<Transported>,
     /// The memory with the rest.
@@ -39,18 +45,16 @@ pub struct Frame<'a, 'p> {
 }
 
 impl<'a> Frame<'a, '_> {
-    /// A frame whose bytes are all in `bytes`.
-    pub fn whole(bytes: &'a mut [u8]) -> Self {
-        let layout = Headers::parse(bytes).layout();
-        Self::with_layout(bytes, layout)
-    }
-
-    /// The same, where the headers have been found already.
-    pub fn with_layout(bytes: &'a mut [u8], layout: Layout) -> Self {
+    /// A frame whose bytes are all in `bytes`, with headers of `layout`.
+    pub fn whole(bytes: &'a mut [u8], layout: &'a Layout) -> Self {
         let transported = Transported::of(&layout.of(bytes), bytes.len());
+        let counted = counter::Frame::of(bytes, bytes.len());
         Self {
             head: bytes,
             layout,
+            stream: None,
+            counted,
+            ip_filled: false,
             transported,
             body: Cursor::new(&[]),
             length: 0,
@@ -61,7 +65,7 @@ impl<'a> Frame<'a, '_> {
     }
 
     /// The frame as it is on the cable.
-    pub fn flatten(mut self) -> Vec<u8> {
+    pub fn flatten(&mut self) -> Vec<u8> {
         let total = self.head.len() + self.length;
         let mut bytes = vec![0; total];
         let (head, body) = bytes.split_at_mut(self.head.len());
@@ -196,10 +200,11 @@ impl Transported {
     }
 
     /// Fills in the checksum. Returns the sum over header and payload, as [`Self::sum`] would from then on.
+    #[inline(always)]
     fn fill(&self, head: &mut [u8], payload: Sum) -> Sum {
         let field = self.field()..self.field() + 2;
-        head[field.clone()].fill(0);
-        let sum = self.sum(head, payload);
+        let old = u16::from_be_bytes([head[field.start], head[field.start + 1]]);
+        let sum = self.sum(head, payload).add(Sum::without(old));
         let mut checksum = !self.pseudo.add(sum).fold();
         // Zero says that a UDP packet has no checksum.
         if checksum == 0 && self.protocol == Transport::Udp {
@@ -223,6 +228,7 @@ impl Transported {
     }
 
     /// `CQE_L4_HDR_TYPE_*`.
+    #[inline(always)]
     fn completion_type(&self, head: &[u8]) -> u8 {
         const ACK: u8 = 0x10;
         match self.protocol {
@@ -239,7 +245,7 @@ impl Transported {
 pub fn from_cable<'p>(
     ports: &'p [Port; 2],
     to: usize,
-    frame: Frame<'_, 'p>,
+    frame: &mut Frame<'_, 'p>,
     batch: &mut Batch<'p>,
     patient: bool,
 ) -> Outcome {
@@ -249,10 +255,9 @@ pub fn from_cable<'p>(
         ports[to].physical.counters.oversize.add(1);
         return Outcome::Done;
     }
-    let counted = counter::Frame::of(frame.head, total);
     let outcome = receive(ports, to, frame, batch, patient);
     if outcome == Outcome::Done {
-        batch.arrived.count(&counted);
+        batch.arrived.count(&frame.counted);
     }
     outcome
 }
@@ -261,13 +266,13 @@ pub fn from_cable<'p>(
 pub fn receive<'p>(
     ports: &'p [Port; 2],
     to: usize,
-    frame: Frame<'_, 'p>,
+    frame: &mut Frame<'_, 'p>,
     batch: &mut Batch<'p>,
     patient: bool,
 ) -> Outcome {
     let port = &ports[to];
     let headers = frame.layout.of(frame.head);
-    let (route, state) = match batch.routes.find(ports, to, &headers) {
+    let (route, state) = match batch.routes.find(ports, to, &headers, frame.stream) {
         Ok(found) => found,
         Err(unwanted) => {
             let counter = match unwanted {
@@ -282,12 +287,13 @@ pub fn receive<'p>(
         let lie = frame.lie;
         let mut bytes = frame.flatten();
         bytes.extend(fcs(&bytes));
-        let frame = Frame {
+        let layout = Headers::parse(&bytes).layout();
+        let mut frame = Frame {
             lie,
             with_fcs: true,
-            ..Frame::whole(&mut bytes)
+            ..Frame::whole(&mut bytes, &layout)
         };
-        return receive(ports, to, frame, batch, patient);
+        return receive(ports, to, &mut frame, batch, patient);
     }
     let mut receiver = Receiver {
         port,
@@ -296,13 +302,13 @@ pub fn receive<'p>(
         places: &mut batch.places,
         completions: &mut batch.completions,
     };
-    let merging = route.lro.is_some() || !receiver.state.sessions.is_empty();
+    let merging = receiver.route.lro.is_some() || !receiver.state.sessions.is_empty();
     if !merging || !matches!(headers.transport_at(), Some((Transport::Tcp, _))) {
-        return receiver.deliver(frame, None, patient);
+        return receiver.put(frame, None, patient);
     }
     let outcome = receiver.merge(frame, patient);
     if let Some(due) = receiver.state.sessions.look() {
-        batch.unfinished.push((due, to, route.rq.number));
+        batch.unfinished.push((due, to, receiver.route.rq.number));
     }
     outcome
 }
@@ -310,7 +316,7 @@ pub fn receive<'p>(
 /// Who puts packets into one receive queue.
 pub(super) struct Receiver<'b, 'p> {
     pub(super) port: &'p Port,
-    pub(super) route: Route<'p>,
+    pub(super) route: &'b mut Route<'p>,
     pub(super) state: &'b mut RqState,
     /// Room for the places of a packet.
     pub(super) places: &'b mut Vec<Slice<'p>>,
@@ -318,14 +324,20 @@ pub(super) struct Receiver<'b, 'p> {
 }
 
 impl Receiver<'_, '_> {
-    /// Puts a packet into the queue. `merged` says that it is several segments.
+    /// Puts a packet that has waited into the queue. `merged` says that it is several segments.
     pub(super) fn deliver(
         &mut self,
-        frame: Frame<'_, '_>,
+        frame: &mut Frame<'_, '_>,
         merged: Option<Merged>,
         patient: bool,
     ) -> Outcome {
-        let Route {
+        self.put(frame, merged, patient)
+    }
+
+    /// Puts a packet into the queue.
+    #[inline(always)]
+    fn put(&mut self, frame: &mut Frame<'_, '_>, merged: Option<Merged>, patient: bool) -> Outcome {
+        let &mut Route {
             rq,
             cq,
             counters,
@@ -370,28 +382,26 @@ impl Receiver<'_, '_> {
         for place in &*self.places {
             place.prefetch();
         }
-        let info = RxInfo {
+        let payload = merged.map(|_| Sum::of(&frame.head[headers.end()..]).fold());
+        let mut info = RxInfo {
             length: (total - cut) as u32,
             hash: label.hash,
             hash_type: label.hash_type,
             flow_tag: label.flow_tag,
             vlan: stripped,
             l2_ok: true,
-            l3_ok: headers.ip_intact(),
+            l3_ok: frame.ip_filled || headers.ip_intact(),
             merged,
             ..RxInfo::default()
         };
-        let lie = frame.lie;
-        let payload = merged.map(|_| Sum::of(&frame.head[headers.end()..]).fold());
-        let mut info = store(frame, Cursor::new(self.places), info);
+        store(frame, Cursor::new(self.places), &mut info);
         info.checksum = payload.unwrap_or(info.checksum);
-        if lie {
+        if frame.lie {
             info.l3_ok = !info.l3_ok;
             info.l4_ok = !info.l4_ok;
             info.checksum = !info.checksum;
         }
-        let entry = rq.received(self.state, &place, &info);
-        self.completions.push(port, cq, entry);
+        rq.received(port, cq, self.state, &place, &info, self.completions);
         Outcome::Done
     }
 }
@@ -418,9 +428,10 @@ fn shape(rq: &Rq, head: &[u8], headers: &Headers<'_>, total: usize, cut: usize) 
     shape
 }
 
-/// Copies a frame to its places; the headers last, because only then their checksum is known.
+/// Copies a frame to its places, and sets what `info` has to say of its checksum. The headers come last, because only then
+/// they have theirs.
 #[inline(always)]
-fn store(mut frame: Frame<'_, '_>, mut places: Cursor<'_, '_>, mut info: RxInfo) -> RxInfo {
+fn store(frame: &mut Frame<'_, '_>, mut places: Cursor<'_, '_>, info: &mut RxInfo) {
     let head = &mut *frame.head;
     let cut = if info.vlan.is_some() { VLAN_TAG } else { 0 };
     let mut behind = places;
@@ -432,7 +443,11 @@ fn store(mut frame: Frame<'_, '_>, mut places: Cursor<'_, '_>, mut info: RxInfo)
     };
     let payload = end.saturating_sub(head.len()).min(frame.length);
     let payload_sum = frame.body.transfer(&mut behind, payload);
-    let padding_sum = frame.body.transfer(&mut behind, frame.length - payload);
+    let padding = frame.length - payload;
+    let mut padding_sum = Sum::default();
+    if padding > 0 {
+        padding_sum = frame.body.transfer(&mut behind, padding);
+    }
     if let Fill::Inner(inner) = &frame.fill {
         inner.fill(head, payload_sum);
     }
@@ -466,5 +481,4 @@ fn store(mut frame: Frame<'_, '_>, mut places: Cursor<'_, '_>, mut info: RxInfo)
     } else {
         places.write(head);
     }
-    info
 }

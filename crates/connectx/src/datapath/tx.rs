@@ -8,7 +8,9 @@ use tracing::{error, warn};
 use super::engine::Batch;
 use super::gather::Cursor;
 use super::link::peer;
-use super::packet::{ETHERNET, Headers, Ip, Layers, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum};
+use super::packet::{
+    ETHERNET, Headers, Ip, Layers, Layout, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum,
+};
 use super::rx::{Fill, Frame, Outcome, Transported, from_cable, receive};
 use super::tso;
 use crate::bits::ctx::QueueState;
@@ -97,9 +99,6 @@ pub fn run<'p>(
     while state.consumer != producer {
         let left = producer.wrapping_sub(state.consumer);
         let (control, readable) = read_entry(port, sq, state.consumer, left, &mut entry);
-        let bytes = &entry[..usize::from(control.segments) * SEGMENT];
-        let next = state.consumer.wrapping_add(control.blocks());
-        sq.ring.prefetch(&port.bus.memory, u32::from(next));
         let result = match readable {
             _ if state.state == QueueState::Error => Err(Stop::Failed(Syndrome::Flush)),
             Err(syndrome) => Err(Stop::Failed(syndrome)),
@@ -114,7 +113,7 @@ pub fn run<'p>(
                     pause,
                     wire: wire.as_deref_mut(),
                 };
-                sender.entry(&mut state, control, bytes, &mut head)
+                sender.entry(&mut state, control, &entry, &mut head)
             }
         };
         match result {
@@ -155,15 +154,21 @@ fn read_entry(
     left: u16,
     entry: &mut [u8; MAX_SEND],
 ) -> (Control, Result<(), Syndrome>) {
+    let memory = &port.bus.memory;
     let read = |block: u16, to: &mut [u8]| {
-        sq.ring
-            .read(&port.bus.memory, u32::from(block), to)
-            .map_err(|fault| {
-                error!(sqn = sq.number, %fault, "send queue cannot be read");
-                Syndrome::LocalProtection
-            })
+        sq.ring.read(memory, u32::from(block), to).map_err(|fault| {
+            error!(sqn = sq.number, %fault, "send queue cannot be read");
+            Syndrome::LocalProtection
+        })
     };
-    let first = read(consumer, &mut entry[..BASIC_BLOCK]);
+    let whole = sq.ring.entry(memory, u32::from(consumer));
+    let first = match whole.ok().and_then(|block| block.array::<BASIC_BLOCK>(0)) {
+        Some(block) => {
+            entry[..BASIC_BLOCK].copy_from_slice(&block);
+            Ok(())
+        }
+        None => read(consumer, &mut entry[..BASIC_BLOCK]),
+    };
     let control = Control::decode(&entry[..]);
     let length = usize::from(control.segments) * SEGMENT;
     let readable = first.and_then(|()| match control.blocks() {
@@ -190,6 +195,8 @@ struct Packet<'a, 'p> {
     body: Cursor<'a, 'p>,
     /// Bytes of the rest.
     length: usize,
+    /// The stream that it is of, if that is known.
+    stream: Option<u32>,
 }
 
 /// What it takes to send one entry.
@@ -209,9 +216,10 @@ impl<'p> Sender<'_, 'p> {
         &mut self,
         state: &mut SqState,
         control: Control,
-        bytes: &[u8],
+        entry: &[u8; MAX_SEND],
         head: &mut [u8; HEAD],
     ) -> Result<(), Stop> {
+        let bytes = &entry[..usize::from(control.segments) * SEGMENT];
         let operation = SendOp::try_from(control.opcode).map_err(|_| Syndrome::LocalOperation)?;
         match operation {
             SendOp::Nop => return self.spend(),
@@ -221,7 +229,7 @@ impl<'p> Sender<'_, 'p> {
         if bytes.len() < Ethernet::AT + SEGMENT {
             return Err(Syndrome::LocalLength.into());
         }
-        let ethernet = Ethernet::decode(bytes);
+        let ethernet = Ethernet::decode(entry);
         let inline = bytes
             .get(Ethernet::INLINE..Ethernet::INLINE + usize::from(ethernet.inline))
             .ok_or(Syndrome::LocalLength)?;
@@ -302,12 +310,28 @@ impl<'p> Sender<'_, 'p> {
             return Err(Syndrome::LocalLength.into());
         }
         self.spend()?;
-        head[..inline.len()].copy_from_slice(inline);
-        let known = total.min(MAX_HEADERS).max(inline.len());
-        Cursor::new(pieces).read(&mut head[inline.len()..known]);
-        let layers = self.layers(&head[..known]);
+        let routes = &mut self.batch.routes;
+        let first = pieces
+            .first()
+            .filter(|_| inline.is_empty())
+            .and_then(|piece| piece.array(0));
+        let (taken, layers, stream);
+        if let Some(first) = first
+            && let Some((outer, number)) = routes.recognise(&first)
+        {
+            head[..first.len()].copy_from_slice(&first);
+            (taken, stream) = (first.len(), Some(number));
+            layers = Layers { outer, inner: None };
+        } else {
+            head[..inline.len()].copy_from_slice(inline);
+            let known = total.min(MAX_HEADERS).max(inline.len());
+            Cursor::new(pieces).read(&mut head[inline.len()..known]);
+            let bytes = &head[..known];
+            layers = Layers::parse(bytes, &self.ports[self.me].hca.vxlan_ports);
+            stream = routes.remember(bytes, &layers);
+            taken = layers.head().clamp(inline.len(), known);
+        }
         // What is behind the headers goes straight from its memory to the receiver's.
-        let taken = layers.head().clamp(inline.len(), known);
         let mut body = Cursor::new(pieces);
         body.advance(taken - inline.len());
         let packet = Packet {
@@ -315,6 +339,7 @@ impl<'p> Sender<'_, 'p> {
             taken,
             body,
             length: total - taken,
+            stream,
         };
         self.transmit(state, ethernet, packet, &layers)
     }
@@ -338,7 +363,8 @@ impl<'p> Sender<'_, 'p> {
         }
         let mut body = Cursor::new(pieces);
         body.advance(state.sent as usize * usize::from(ethernet.mss));
-        let mut layers = self.layers(inline);
+        let vxlan = &self.ports[self.me].hca.vxlan_ports;
+        let mut layers = Layers::parse(inline, vxlan);
         while let Some(segment) = tso::segment(state.sent, length, ethernet.mss) {
             self.spend()?;
             head[..inline.len()].copy_from_slice(inline);
@@ -348,6 +374,7 @@ impl<'p> Sender<'_, 'p> {
                 taken: inline.len(),
                 body,
                 length: segment.length,
+                stream: None,
             };
             self.transmit(state, ethernet, packet, &layers)?;
             body.advance(segment.length);
@@ -356,12 +383,8 @@ impl<'p> Sender<'_, 'p> {
         Ok(())
     }
 
-    /// Where the headers of a packet are that starts with `head`.
-    fn layers(&self, head: &[u8]) -> Layers {
-        Layers::parse(head, &self.ports[self.me].hca.vxlan_ports)
-    }
-
     /// Puts one frame on the cable.
+    #[inline(always)]
     fn transmit(
         &mut self,
         state: &mut SqState,
@@ -374,10 +397,11 @@ impl<'p> Sender<'_, 'p> {
             mut taken,
             mut body,
             mut length,
+            stream,
         } = packet;
         let outer = layers.outer.of(&head[..taken]);
         let inner = layers.inner.map(|inner| inner.of(&head[..taken]));
-        let mut layout = layers.outer;
+        let (mut layout, padded) = (&layers.outer, &mut None);
         let mut transported = Transported::of(&outer, taken + length);
         let fill = match inner {
             // As far as the outer packet goes; a sum of anything else is nobody's checksum.
@@ -387,30 +411,35 @@ impl<'p> Sender<'_, 'p> {
             _ if ethernet.l4_checksum && transported.is_some() => Fill::Own,
             _ => Fill::Nothing,
         };
-        for (wanted, ip) in [
-            (ethernet.l3_checksum, layers.outer.ip()),
-            (
-                ethernet.inner_l3_checksum,
-                layers.inner.and_then(|inner| inner.ip()),
-            ),
-        ] {
-            if let (true, Some((Ip::V4, at))) = (wanted, ip) {
+        let mut fill_ip = |layout: &Layout| match layout.ip() {
+            Some((Ip::V4, at)) => {
                 set_ipv4_checksum(&mut head[..taken], at);
+                true
             }
+            _ => false,
+        };
+        let ip_filled = ethernet.l3_checksum && fill_ip(&layers.outer);
+        if let Some(inner) = &layers.inner
+            && ethernet.inner_l3_checksum
+        {
+            fill_ip(inner);
         }
         if taken + length < MIN_FRAME {
             body.read(&mut head[taken..taken + length]);
             head[taken + length..MIN_FRAME].fill(0);
             (taken, length) = (MIN_FRAME, 0);
             // Padding is as good as any bytes to the receiver.
-            let padded = Headers::parse(&head[..MIN_FRAME]);
-            layout = padded.layout();
-            transported = transported.or(Transported::of(&padded, MIN_FRAME));
+            let headers = Headers::parse(&head[..MIN_FRAME]);
+            layout = padded.insert(headers.layout());
+            transported = transported.or(Transported::of(&headers, MIN_FRAME));
         }
         let counted = counter::Frame::of(&head[..taken], taken + length);
-        let frame = Frame {
+        let mut frame = Frame {
             head: &mut head[..taken],
             layout,
+            stream,
+            counted,
+            ip_filled,
             transported,
             body,
             length,
@@ -422,7 +451,8 @@ impl<'p> Sender<'_, 'p> {
             Destination::Nowhere => self.ports[self.me].physical.counters.unsent.add(1),
             Destination::Back => {
                 let patient = self.waits(state);
-                if receive(self.ports, self.me, frame, self.batch, patient) == Outcome::Blocked {
+                if receive(self.ports, self.me, &mut frame, self.batch, patient) == Outcome::Blocked
+                {
                     state.blocked_since.get_or_insert_with(Instant::now);
                     return Err(Stop::Blocked);
                 }
@@ -433,7 +463,7 @@ impl<'p> Sender<'_, 'p> {
                     Some(wire) => wire
                         .send(Instant::now(), frame.flatten())
                         .map_err(|Full| Stop::Blocked)?,
-                    None => self.deliver(state, frame)?,
+                    None => self.deliver(state, &mut frame)?,
                 }
                 self.batch.wired.count(&counted);
             }
@@ -451,7 +481,7 @@ impl<'p> Sender<'_, 'p> {
 
     /// Puts a frame straight into the other port's memory. Without a buffer there, that port tells this one to pause, and in the
     /// end to go on.
-    fn deliver(&mut self, state: &mut SqState, frame: Frame<'_, 'p>) -> Result<(), Stop> {
+    fn deliver(&mut self, state: &mut SqState, frame: &mut Frame<'_, 'p>) -> Result<(), Stop> {
         let to = peer(self.me);
         let [here, there] = [self.me, to].map(|port| &self.ports[port].physical);
         let patient = there.can_pause(here) && self.waits(state);

@@ -21,9 +21,10 @@ pub struct QueueCounters {
 }
 
 /// Who a frame is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cast {
     /// One station.
+    #[default]
     Unicast = 0,
     /// A group.
     Multicast = 1,
@@ -32,7 +33,7 @@ pub enum Cast {
 }
 
 /// What is counted of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
     cast: Cast,
     /// Bytes, without FCS.
@@ -67,12 +68,6 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts one frame.
-    pub fn count(&mut self, frame: &Frame) {
-        self.frames[frame.cast as usize] += 1;
-        self.bytes[frame.cast as usize] += frame.bytes;
-    }
-
     /// All frames.
     pub fn all_frames(&self) -> u64 {
         self.frames.iter().sum()
@@ -116,16 +111,6 @@ pub struct Wired {
 }
 
 impl Wired {
-    /// Counts one frame.
-    pub fn count(&mut self, frame: &Frame) {
-        self.traffic.count(frame);
-        let size = frame.bytes + FCS;
-        self.sizes[SIZES.partition_point(|largest| *largest < size)] += 1;
-        let priority = usize::from(frame.priority & 7);
-        self.priority_frames[priority] += 1;
-        self.priority_bytes[priority] += frame.bytes;
-    }
-
     /// All bytes, with those of the FCS.
     pub fn octets(&self) -> u64 {
         self.traffic.all_bytes() + FCS * self.traffic.all_frames()
@@ -143,6 +128,62 @@ impl AddAssign<&Self> for Wired {
         add(&mut self.sizes, &other.sizes);
         add(&mut self.priority_frames, &other.priority_frames);
         add(&mut self.priority_bytes, &other.priority_bytes);
+    }
+}
+
+/// What counts frames.
+pub trait Counts {
+    /// Counts `times` frames that are as `frame`.
+    fn count(&mut self, frame: &Frame, times: u64);
+}
+
+impl Counts for Traffic {
+    fn count(&mut self, frame: &Frame, times: u64) {
+        self.frames[frame.cast as usize] += times;
+        self.bytes[frame.cast as usize] += times * frame.bytes;
+    }
+}
+
+impl Counts for Wired {
+    fn count(&mut self, frame: &Frame, times: u64) {
+        self.traffic.count(frame, times);
+        let size = frame.bytes + FCS;
+        self.sizes[SIZES.partition_point(|largest| *largest < size)] += times;
+        let priority = usize::from(frame.priority & 7);
+        self.priority_frames[priority] += times;
+        self.priority_bytes[priority] += times * frame.bytes;
+    }
+}
+
+/// Frames as they come: most often one is as the one before.
+#[derive(Debug, Default)]
+pub struct Tally<T> {
+    sum: T,
+    last: Frame,
+    /// How often there was one like the last.
+    times: u64,
+}
+
+impl<T: Counts> Tally<T> {
+    /// Counts one frame.
+    #[inline]
+    pub fn count(&mut self, frame: &Frame) {
+        if self.last != *frame {
+            self.settle();
+            self.last = *frame;
+        }
+        self.times += 1;
+    }
+
+    #[cold]
+    fn settle(&mut self) {
+        self.sum.count(&self.last, std::mem::take(&mut self.times));
+    }
+
+    /// What has been counted.
+    pub fn sum(mut self) -> T {
+        self.settle();
+        self.sum
     }
 }
 
@@ -231,9 +272,9 @@ mod tests {
     use crate::datapath::packet::tests::{tagged, tcp4};
 
     fn wired(frames: &[Frame]) -> Wired {
-        let mut wired = Wired::default();
-        frames.iter().for_each(|frame| wired.count(frame));
-        wired
+        let mut tally = Tally::<Wired>::default();
+        frames.iter().for_each(|frame| tally.count(frame));
+        tally.sum()
     }
 
     #[test]

@@ -69,16 +69,15 @@ impl Cq {
     /// Writes completions of clock time `time`, and tells the driver about them if it waits for some. Returns when the caller has
     /// to look again.
     #[must_use]
-    pub fn complete(&self, port: &Port, entries: &mut [Cqe], time: u64) -> Option<Instant> {
+    pub fn complete(&self, port: &Port, entries: &[Cqe], time: u64) -> Option<Instant> {
         let mut state = self.state.lock();
         for entry in entries {
             if state.dead || self.full(port, &mut state) {
                 return None;
             }
-            entry.set_time(time);
-            entry.0[0x3f] |= self.ring.owner(state.producer);
+            let words = entry.stamped(time, self.ring.owner(state.producer));
             let address = self.ring.address(state.producer);
-            if let Err(fault) = port.bus.memory.publish(address, &entry.0) {
+            if let Err(fault) = port.bus.memory.publish_words(address, words) {
                 error!(cqn = self.number, %fault, "completion queue cannot be written");
                 self.kill(port, &mut state);
                 return None;
@@ -187,26 +186,26 @@ pub struct Completions<'p> {
 }
 
 impl<'p> Completions<'p> {
-    /// Adds one for `cq` of `port`.
+    /// Adds one for `cq` of `port`, and returns it for what is still to be said.
     #[inline(always)]
-    pub fn push(&mut self, port: &'p Port, cq: &'p Cq, entry: Cqe) {
-        let mut queues = self.queues.iter_mut();
-        match queues.find(|(_, queue, _)| std::ptr::eq(*queue, cq)) {
-            Some((_, _, entries)) => entries.push(entry),
-            None => {
-                let mut entries = Vec::with_capacity(BATCH as usize);
-                entries.push(entry);
-                self.queues.push((port, cq, entries));
-            }
-        }
+    pub fn push(&mut self, port: &'p Port, cq: &'p Cq, entry: Cqe) -> &mut Cqe {
+        let mut queues = self.queues.iter();
+        let at = queues.position(|(_, queue, _)| std::ptr::eq(*queue, cq));
+        let at = at.unwrap_or_else(|| {
+            let entries = Vec::with_capacity(BATCH as usize);
+            self.queues.push((port, cq, entries));
+            self.queues.len() - 1
+        });
+        let entries = &mut self.queues[at].2;
+        entries.push_mut(entry)
     }
 
     /// Writes them, all with the same time: sent and received at once. `look_again` is told of queues that have to be looked at,
     /// and when.
     pub fn write(self, mut look_again: impl FnMut(Instant, &Port, &Cq)) {
         let time = clock::now();
-        for (port, cq, mut entries) in self.queues {
-            if let Some(due) = cq.complete(port, &mut entries, time) {
+        for (port, cq, entries) in self.queues {
+            if let Some(due) = cq.complete(port, &entries, time) {
                 look_again(due, port, cq);
             }
         }
@@ -242,7 +241,7 @@ mod tests {
     }
 
     fn complete(port: &Port, cq: &Cq, counter: u16) -> Option<Instant> {
-        cq.complete(port, &mut [Cqe::sent(1, counter)], 0)
+        cq.complete(port, &[Cqe::sent(1, counter)], 0)
     }
 
     /// The type and the queue number of event `slot`.

@@ -194,6 +194,14 @@ impl Port {
         self.registers.reset();
     }
 
+    /// The memory key `key`, if a queue of `pd` may use it for `access`.
+    #[inline(always)]
+    pub fn mkey(&self, key: u32, pd: u32, access: Access) -> Result<&Mkey, KeyFault> {
+        let mkey = self.hca.mkeys.get(key >> 8);
+        mkey.filter(|mkey| mkey.allows(pd, key as u8, access))
+            .ok_or(KeyFault::Key(key))
+    }
+
     /// Appends the pieces of memory that a queue of `pd` may use for `access` under `key`: `length` bytes at `address`.
     #[inline(always)]
     pub fn slices<'p>(
@@ -205,10 +213,8 @@ impl Port {
         length: usize,
         pieces: &mut Vec<Slice<'p>>,
     ) -> Result<(), KeyFault> {
-        let mkey = self.hca.mkeys.get(key >> 8);
-        mkey.filter(|mkey| mkey.allows(pd, key as u8, access))
-            .ok_or(KeyFault::Key(key))?
-            .slices(&self.bus.memory, address, length, access, pieces)
+        let mkey = self.mkey(key, pd, access)?;
+        mkey.slices(&self.bus.memory, address, length, access, pieces)
     }
 
     /// Posts an event that is not a completion to the queue that takes its kind, if there is one.

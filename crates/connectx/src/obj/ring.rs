@@ -52,7 +52,7 @@ impl Ring {
     }
 
     /// Bus address of the entry of counter `counter`, which wraps.
-    #[inline]
+    #[inline(always)]
     pub fn address(&self, counter: u32) -> u64 {
         let offset = ((counter & (self.size() - 1)) as usize) << self.log_stride;
         // The list has a page for every entry; an address list is never empty.
@@ -61,16 +61,12 @@ impl Ring {
             .map_or(0, |page| page + (offset % PAGE) as u64)
     }
 
-    /// Says that the entry of `counter` is soon read.
-    #[inline]
-    pub fn prefetch(&self, memory: &GuestMemory, counter: u32) {
-        memory.prefetch(self.address(counter));
-    }
-
-    /// The entry of `counter`, to be read.
-    #[inline]
+    /// The entry of `counter`, to be read; the one behind it is asked for, too.
+    #[inline(always)]
     pub fn entry<'m>(&self, memory: &'m GuestMemory, counter: u32) -> Result<Slice<'m>, Fault> {
-        memory.piece(self.address(counter), self.stride(), Access::Read)
+        let entry = memory.piece(self.address(counter), self.stride(), Access::Read)?;
+        entry.prefetch_behind();
+        Ok(entry)
     }
 
     /// Reads as many bytes as `to` has, from the entry of `counter` on.

@@ -7,7 +7,7 @@ use tracing::error;
 
 use super::cq::{Completions, Cq};
 use super::lro::Sessions;
-use super::mkey::KeyFault;
+use super::mkey::{KeyFault, Mkey};
 use super::port::Port;
 use super::ring::Ring;
 use super::striding::{Fill, Landing, NoLanding, Shape, Striding};
@@ -166,22 +166,29 @@ impl Rq {
         }
     }
 
-    /// A packet has been stored in `place`. Returns its completion.
+    /// A packet has been stored in `place`.
     #[inline(always)]
-    pub fn received(&self, state: &mut RqState, place: &Place, info: &RxInfo) -> Cqe {
+    pub fn received<'p>(
+        &self,
+        port: &'p Port,
+        cq: &'p Cq,
+        state: &mut RqState,
+        place: &Place,
+        info: &RxInfo,
+        completions: &mut Completions<'p>,
+    ) {
         let counter = state.consumer;
-        let mut completion = Cqe::received(counter, info);
+        let completion = completions.push(port, cq, Cqe::received(counter, info));
         let used_up = match (place, &self.striding) {
             (Place::Strides(landing), Some(striding)) => {
                 let intact = info.l3_ok && info.l4_ok;
                 let (strides, used_up) = striding.commit(&mut state.fill, landing, intact);
-                strides.encode(&mut completion);
+                strides.encode(completion);
                 used_up
             }
             _ => true,
         };
         state.consumer = counter.wrapping_add(u16::from(used_up));
-        completion
     }
 
     /// Whether the queue can take a packet now.
@@ -235,21 +242,30 @@ impl Rq {
         places: &mut Vec<Slice<'p>>,
     ) -> Result<bool, String> {
         let memory = &port.bus.memory;
-        let next = state.consumer.wrapping_add(1);
-        self.ring.prefetch(memory, u32::from(next));
         let entry = self
             .ring
             .entry(memory, u32::from(state.consumer))
             .map_err(|fault| fault.to_string())?;
-        let segments = (0..).step_by(SEGMENT);
-        for segment in segments.map_while(|at| entry.array::<SEGMENT>(at)) {
+        let access = Access::Write;
+        let find = |key| port.mkey(key, self.pd, access);
+        let text = |fault: KeyFault| fault.to_string();
+        // Most often all segments have the same key.
+        let mut last: Option<(u32, &Mkey)> = None;
+        let mut at = 0;
+        while let Some(segment) = entry.array::<SEGMENT>(at) {
+            at += SEGMENT;
             let data = Data::decode(&segment);
             if data.length == 0 || data.key == TERMINATOR_KEY {
                 break;
             }
+            let mkey = match last {
+                Some((key, mkey)) if key == data.key => mkey,
+                _ => find(data.key).map_err(text)?,
+            };
+            last = Some((data.key, mkey));
             let here = length.min(data.length as usize);
-            port.slices(data.key, self.pd, Access::Write, data.address, here, places)
-                .map_err(|fault: KeyFault| fault.to_string())?;
+            mkey.slices(memory, data.address, here, access, places)
+                .map_err(text)?;
             length -= here;
             if length == 0 {
                 return Ok(true);
@@ -284,7 +300,7 @@ impl Rq {
 mod tests {
     use super::*;
     use crate::bits::Fields;
-    use crate::obj::mkey::{Mkey, Space};
+    use crate::obj::mkey::Space;
     use crate::obj::port::tests::port;
 
     const RECORD: u64 = 0x3000;

@@ -522,8 +522,28 @@ impl Sq<'_> {
     }
 
     /// Posts an entry of `opcode` with an Ethernet segment of `flags` and `mss`, `inline` bytes
-    /// and `data` segments of length, key and address. Does not ring.
+    /// and `data` segments of length, key and address. It asks for a completion. Does not ring.
     pub fn post(
+        &self,
+        opcode: u8,
+        flags: u8,
+        mss: u16,
+        inline: &[u8],
+        data: &[(u32, u32, u64)],
+    ) -> u16 {
+        let index = self.post_quietly(opcode, flags, mss, inline, data);
+        self.ask(index);
+        index
+    }
+
+    /// The entry that starts at block `index` is to ask for a completion.
+    pub fn ask(&self, index: u16) {
+        let slot = u64::from(index) & ((1 << self.log_size) - 1);
+        self.setup.write(self.ring + slot * 64 + 11, &[2 << 2]);
+    }
+
+    /// As [`Self::post`], but the entry asks for no completion.
+    pub fn post_quietly(
         &self,
         opcode: u8,
         flags: u8,
@@ -535,7 +555,6 @@ impl Sq<'_> {
         let data_at = 0x20 + inline.len().saturating_sub(2).next_multiple_of(16);
         let mut entry = vec![0; data_at + 16 * data.len()];
         entry[3] = opcode;
-        entry[11] = 2 << 2;
         entry[0x14] = flags;
         entry[0x16..0x18].copy_from_slice(&mss.to_be_bytes());
         entry[0x1c..0x1e].copy_from_slice(&(inline.len() as u16).to_be_bytes());
