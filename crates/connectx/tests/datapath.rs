@@ -74,6 +74,89 @@ fn a_packet_is_scattered_over_the_segments_of_an_entry_in_order() {
     assert_eq!((sent[0x3f] >> 4, Fields(&sent).u16(0x3c)), (0, 0));
 }
 
+/// Packets of one stream and of others, with one doorbell: what is known of a packet is not taken for the next one's.
+#[test]
+fn packets_of_a_stream_differ_in_length_and_in_what_counts_them() {
+    let setup = Setup::new(PAUSE);
+    let Ends {
+        a, tx, sq, rx, rq, ..
+    } = Ends::new(&setup, 6, 1);
+    // Payload, identification, sequence number, port, flags, time to live.
+    let packets = [
+        (1000, 1, 0x0001_0000u32, 80, 0x18, 64),
+        (1000, 2, 0x0001_03e8, 80, 0x18, 64),
+        (10, 3, 0x0001_07d0, 80, 0x18, 64),
+        (1401, 0xffff, 0xffff_ffff, 80, 0x18, 64),
+        (1401, 0, 7, 80, 0x10, 64),
+        (500, 0, 7, 81, 0x10, 64),
+        (0, 9, 7, 81, 0x10, 64),
+        (501, 9, 8, 81, 0x10, 63),
+        (502, 9, 9, 81, 0x10, 63),
+    ];
+    let (from, to) = (setup.alloc(9 * 4096), setup.alloc(9 * 4096));
+    let mut sent = Vec::new();
+    for (i, (payload, id, sequence, port, flags, limit)) in (0..).zip(packets) {
+        let mut packet = headers(payload);
+        packet.extend(pattern(payload));
+        packet[18..20].copy_from_slice(&u16::to_be_bytes(id));
+        packet[22] = limit;
+        packet[36..38].copy_from_slice(&u16::to_be_bytes(port));
+        packet[38..42].copy_from_slice(&sequence.to_be_bytes());
+        packet[47] = flags;
+        let at = from + i * 4096 + i;
+        setup.write(at, &packet);
+        rq.post(&[(2048, to + i * 4096 + 1)]);
+        let data = [(packet.len() as u32, a.key, at)];
+        sq.post(SEND, CHECKSUMS, 0, &[], &data);
+        sent.push(packet);
+    }
+    sq.ring();
+    for (i, packet) in (0..).zip(sent) {
+        let completion = rx.wait();
+        let length = Fields(&completion).u32(0x2c) as usize;
+        assert_eq!(length, packet.len().max(60));
+        let mut got = setup.read(to + i * 4096 + 1, length);
+        check(&got, &completion);
+        got.truncate(packet.len());
+        // All but the checksums.
+        for at in [24..26, 50..52] {
+            got[at].fill(0);
+        }
+        assert_eq!(got, packet, "packet {i}");
+        tx.wait();
+    }
+}
+
+#[test]
+fn the_index_of_ipsec_goes_into_the_hash_of_each_packet() {
+    let setup = Setup::new(PAUSE);
+    let (a, b) = (setup.port(0), setup.port(1));
+    let (tx, rx) = (a.cq(6), b.cq(6));
+    let (sq, rq) = (a.sq(&tx, 6), b.rq(&rx, 6, 1, 0));
+    const XOR: u32 = 1;
+    const INDEX: u32 = 1 << 4;
+    let tir = Message::new(0x900, 0x110).bits(0x3c, 23, 0, rq.rqn);
+    b.receive_by(tir.bits(0x44, 31, 28, XOR).u32(0x70, INDEX));
+    let (from, to) = (setup.alloc(4096), setup.alloc(8192));
+    for i in 0..3u8 {
+        const ESP: u8 = 50;
+        let mut packet = headers(100);
+        packet.resize(154, 0);
+        packet[23] = ESP;
+        packet[34..38].copy_from_slice(&[0, 0, 0, i]);
+        let at = from + u64::from(i) * 256;
+        setup.write(at, &packet);
+        rq.post(&[(2048, to + u64::from(i) * 2048)]);
+        sq.post(SEND, 0, 0, &[], &[(154, a.key, at)]);
+    }
+    sq.ring();
+    for i in 0..3u8 {
+        let completion = rx.wait();
+        assert_eq!(Fields(&completion).u32(0x0c), u32::from(!i));
+        assert_eq!(completion[0x10], 3 << 6);
+    }
+}
+
 #[test]
 fn a_large_send_becomes_a_train_of_packets() {
     let setup = Setup::new(PAUSE);

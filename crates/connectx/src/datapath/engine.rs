@@ -14,9 +14,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::link::{Cable, peer};
 use super::merge::close_due;
-use super::packet::{Headers, Layers, Layout};
+use super::packet::{Headers, Layers};
 use super::rx::{Frame, Outcome, Route, from_cable, route};
-use super::stream::{HEAD, Stream};
+use super::stream::{HEAD, Recognised, Stream};
 use super::tx::{self, Step};
 use crate::fault::wire::Wire;
 use crate::mem::Slice;
@@ -213,11 +213,10 @@ struct Found<'p> {
 }
 
 impl<'p> Routes<'p> {
-    /// Where the headers are of the packet that starts with `head`, and its stream, if it is of that of the packet before.
-    #[inline]
-    pub fn recognise(&self, head: &[u8; HEAD]) -> Option<(Layout, u32)> {
-        let stream = self.stream.as_ref()?;
-        Some((stream.layout_of(head)?, stream.number))
+    /// What is known of the packet that starts with `head`, if it is of the stream of the one before.
+    #[inline(always)]
+    pub fn recognise(&self, head: &[u8; HEAD]) -> Option<Recognised> {
+        self.stream.as_ref()?.recognise(head)
     }
 
     /// Remembers the stream of the packet that starts with `head`, and returns it.
@@ -227,18 +226,18 @@ impl<'p> Routes<'p> {
         self.stream.as_ref().map(|stream| stream.number)
     }
 
-    /// Where port `to` wants a packet, if anywhere, and why not. `stream` is the one that the packet is of, if that is known.
+    /// Where port `to` wants a packet, if anywhere, and why not.
     #[inline]
     pub fn find(
         &mut self,
         ports: &'p [Port; 2],
         to: usize,
-        headers: &Headers,
-        stream: Option<u32>,
+        frame: &Frame<'_, '_>,
     ) -> Result<(&mut Route<'p>, &mut RqState), Unwanted> {
+        let stream = frame.stream;
         let same = |last: &Found<'_>| stream.is_some() && (last.port, last.stream) == (to, stream);
         if !self.last.as_ref().is_some_and(same) {
-            self.search(ports, to, headers, stream);
+            self.search(ports, to, frame);
         }
         match &mut self.last {
             Some(Found {
@@ -248,13 +247,15 @@ impl<'p> Routes<'p> {
             Some(Found {
                 way: Err(unwanted), ..
             }) => Err(*unwanted),
+            // Not after a search.
             None => Err(Unwanted::Missed),
         }
     }
 
     /// Finds where a packet goes that is not of the stream of the last one.
     #[inline(never)]
-    fn search(&mut self, ports: &'p [Port; 2], to: usize, headers: &Headers, stream: Option<u32>) {
+    fn search(&mut self, ports: &'p [Port; 2], to: usize, frame: &Frame<'_, '_>) {
+        let (headers, stream) = (frame.layout.of(frame.head), frame.stream);
         let key = headers.match_key();
         // All that routes depend on is in the key but for the index of IPsec, and the tables cannot change during a batch.
         if let Some(last) = &mut self.last
@@ -266,7 +267,7 @@ impl<'p> Routes<'p> {
         }
         // The other engine may hold the queue that this one is to lock, and wait for the one that it holds.
         self.last = None;
-        let way = route(&ports[to], headers, &key);
+        let way = route(&ports[to], &headers, &key);
         self.last = Some(Found {
             port: to,
             stream,

@@ -16,7 +16,7 @@ impl Receiver<'_, '_> {
         let (lie, layout) = (frame.lie, *frame.layout);
         let mut bytes = frame.flatten();
         let headers = layout.of(&bytes);
-        let intact = Transported::of(&headers, bytes.len())
+        let intact = Transported::of(&headers, &headers.constants(), bytes.len())
             .is_some_and(|transported| headers.ip_intact() && transported.intact(&bytes));
         let lro = self.route.lro.filter(|_| intact && !lie);
         let segment = lro.and_then(|lro| Some((lro, lro.segment(&bytes, &headers)?)));

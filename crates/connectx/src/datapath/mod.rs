@@ -9,6 +9,10 @@
 //! receiver's, and added to the checksum on the way. Headers are copied out first,
 //! because they decide where the packet goes and because the guest could change
 //! them between look and use.
+//!
+//! What happens to each packet is a few hundred instructions in many small functions. Those that are not of a kind
+//! are made into one by `inline(always)`: a value that goes from one to the next through memory, written in parts and read
+//! as a whole, waits there until all that was written before is in the caches, and that is the payload of the packet before.
 
 pub mod checksum;
 pub mod doorbell;

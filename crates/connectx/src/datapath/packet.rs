@@ -84,6 +84,12 @@ pub struct Layers {
 }
 
 impl Layers {
+    /// Those of a packet that carries no other one.
+    #[inline(always)]
+    pub fn single(outer: Layout) -> Self {
+        Self { outer, inner: None }
+    }
+
     /// Looks at the first bytes of a packet; VXLAN is what goes to a UDP port among `vxlan`.
     pub fn parse(bytes: &[u8], vxlan: &[u16]) -> Self {
         let outer = Headers::parse(bytes);
@@ -109,6 +115,7 @@ impl Layers {
 
 impl Layout {
     /// The headers that are there in `bytes`: those that were parsed, with other values in their fields at most.
+    #[inline(always)]
     pub fn of<'a>(&self, bytes: &'a [u8]) -> Headers<'a> {
         Headers {
             bytes: &bytes[..bytes.len().min(MAX_HEADERS)],
@@ -117,6 +124,7 @@ impl Layout {
     }
 
     /// IP version and where its header starts.
+    #[inline(always)]
     pub fn ip(&self) -> Option<(Ip, usize)> {
         self.ip.map(|(version, at)| (version, at.into()))
     }
@@ -132,8 +140,15 @@ impl Layout {
         self.end.into()
     }
 
+    /// The control information of the outermost tag if that is a C-tag.
+    pub fn cvlan(&self) -> Option<u16> {
+        self.vlan
+            .filter(|(kind, _)| *kind == TYPE_CVLAN)
+            .map(|(_, tci)| tci)
+    }
+
     /// The same headers in the packet that starts with `bytes`: only its length may be another one.
-    #[inline]
+    #[inline(always)]
     pub fn again(&self, bytes: &[u8]) -> Self {
         let (from, length_at) = match self.ip() {
             Some((Ip::V4, at)) => (at, at + 2),
@@ -154,6 +169,7 @@ impl Layout {
 }
 
 /// A big-endian 16-bit word, or nothing past the end.
+#[inline(always)]
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }
@@ -341,14 +357,6 @@ impl<'a> Headers<'a> {
         self.layout.transport()
     }
 
-    /// The control information of the outermost tag if that is a C-tag.
-    pub fn cvlan(&self) -> Option<u16> {
-        self.layout
-            .vlan
-            .filter(|(kind, _)| *kind == TYPE_CVLAN)
-            .map(|(_, tci)| tci)
-    }
-
     /// Source and destination address, 4 or 16 bytes each.
     pub fn addresses(&self) -> Option<(&'a [u8], &'a [u8])> {
         let (version, at) = self.ip()?;
@@ -387,19 +395,27 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// The sum over the pseudo-header of TCP and UDP, for `length` bytes from the transport header on.
-    pub fn pseudo_header(&self, length: usize) -> Sum {
+    /// What does not change from packet to packet of a stream.
+    pub fn constants(&self) -> Constants {
+        let bytes = self.bytes;
+        let without = |at: usize| Sum::without(be16(bytes, at).unwrap_or(0));
         // Source and destination lie side by side.
-        let addresses = match self.ip() {
-            Some((Ip::V4, at)) => sum_of::<8>(self.bytes, at + 12),
-            Some((Ip::V6, at)) => sum_of::<32>(self.bytes, at + 8),
-            None => None,
+        let (ip, addresses) = match self.ip() {
+            Some((Ip::V4, at)) => (
+                ipv4_sum(bytes, at)
+                    .add(without(at + 2))
+                    .add(without(at + 4))
+                    .add(without(at + 10)),
+                sum_of::<8>(bytes, at + 12),
+            ),
+            Some((Ip::V6, at)) => (Sum::default(), sum_of::<32>(bytes, at + 8)),
+            None => Default::default(),
         };
-        addresses
-            .unwrap_or_default()
-            .add(Sum::word(u16::from(self.layout.protocol)))
-            .add(Sum::word((length >> 16) as u16))
-            .add(Sum::word(length as u16))
+        let protocol = Sum::word(u16::from(self.layout.protocol));
+        Constants {
+            ip,
+            pseudo: addresses.unwrap_or_default().add(protocol),
+        }
     }
 
     /// The fields that flow rules compare.
@@ -498,14 +514,37 @@ fn ipv4_sum(bytes: &[u8], at: usize) -> Sum {
     Sum::of(&bytes[at..end.min(bytes.len())])
 }
 
-/// Fills in the checksum of the IPv4 header that starts at `at`.
-pub fn set_ipv4_checksum(bytes: &mut [u8], at: usize) {
-    let Some(old) = be16(bytes, at + 10) else {
-        return;
-    };
-    // To clear the field first would let the sum wait until that is in the cache.
-    let sum = !ipv4_sum(bytes, at).add(Sum::without(old)).fold();
-    bytes[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+/// Sums over the fields of a packet that are the same for all packets of its stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Constants {
+    /// Those of an IPv4 header: all but total length, identification and checksum.
+    ip: Sum,
+    /// Those of the pseudo-header of TCP and UDP: all but the length.
+    pseudo: Sum,
+}
+
+impl Constants {
+    /// Fills in the checksum of the IPv4 header that starts at `at`.
+    #[inline(always)]
+    pub fn fill_ipv4(&self, bytes: &mut [u8], at: usize) {
+        let Some(header) = bytes
+            .get_mut(at..)
+            .and_then(|bytes| bytes.first_chunk_mut::<20>())
+        else {
+            return;
+        };
+        let length = Sum::word(u16::from_be_bytes([header[2], header[3]]));
+        let id = Sum::word(u16::from_be_bytes([header[4], header[5]]));
+        let checksum = !self.ip.add(length).add(id).fold();
+        header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    /// The sum over the pseudo-header, for `length` bytes from the transport header on.
+    #[inline(always)]
+    pub fn pseudo_header(&self, length: usize) -> Sum {
+        let [high, low] = [(length >> 16) as u16, length as u16];
+        self.pseudo.add(Sum::word(high)).add(Sum::word(low))
+    }
 }
 
 #[cfg(test)]
@@ -526,7 +565,8 @@ pub(crate) mod tests {
         bytes[34..38].copy_from_slice(&[0x12, 0x34, 0x00, 0x50]);
         bytes[46] = 5 << 4;
         bytes[47] = 0x10;
-        set_ipv4_checksum(&mut bytes, 14);
+        let constants = Headers::parse(&bytes).constants();
+        constants.fill_ipv4(&mut bytes, 14);
         bytes
     }
 
@@ -590,9 +630,11 @@ pub(crate) mod tests {
         let bytes = tagged(&tagged(&tcp4(0), TYPE_CVLAN, 7), TYPE_SVLAN, 9);
         let headers = Headers::parse(&bytes);
         assert_eq!(headers.transport_at(), Some((Transport::Tcp, 42)));
-        assert_eq!(headers.cvlan(), None, "the outermost is an S-tag");
+        assert_eq!(headers.layout.cvlan(), None, "the outermost is an S-tag");
         assert_eq!(
-            Headers::parse(&tagged(&tcp4(0), TYPE_CVLAN, 7)).cvlan(),
+            Headers::parse(&tagged(&tcp4(0), TYPE_CVLAN, 7))
+                .layout
+                .cvlan(),
             Some(7)
         );
     }
@@ -671,7 +713,7 @@ pub(crate) mod tests {
     #[test]
     fn the_pseudo_header_of_rfc_793() {
         let bytes = tcp4(2);
-        let sum = Headers::parse(&bytes).pseudo_header(22);
+        let sum = Headers::parse(&bytes).constants().pseudo_header(22);
         assert_eq!(
             sum.fold(),
             Sum::of(&[10, 0, 0, 1, 10, 0, 0, 2, 0, 6, 0, 22]).fold()
@@ -695,7 +737,7 @@ pub(crate) mod tests {
             let headers = Headers::parse(&packet);
             prop_assert!(headers.end() <= packet.len());
             headers.match_key();
-            headers.pseudo_header(packet.len());
+            headers.constants().pseudo_header(packet.len());
             headers.ip_intact();
             headers.ports();
         }

@@ -5,7 +5,7 @@ use super::checksum::Sum;
 use super::engine::Batch;
 use super::fcs::fcs;
 use super::gather::Cursor;
-use super::packet::{ETHERNET, Headers, Layout, Transport, VLAN_TAG};
+use super::packet::{Constants, ETHERNET, Headers, Ip, Layout, Transport, VLAN_TAG};
 use crate::bits::event::{Merged, RxInfo, Syndrome};
 use crate::fault::Arrival;
 use crate::mem::Slice;
@@ -47,7 +47,10 @@ pub struct Frame<'a, 'p> {
 impl<'a> Frame<'a, '_> {
     /// A frame whose bytes are all in `bytes`, with headers of `layout`.
     pub fn whole(bytes: &'a mut [u8], layout: &'a Layout) -> Self {
-        let transported = Transported::of(&layout.of(bytes), bytes.len());
+        let transported = {
+            let headers = layout.of(bytes);
+            Transported::of(&headers, &headers.constants(), bytes.len())
+        };
         let counted = counter::Frame::of(bytes, bytes.len());
         Self {
             head: bytes,
@@ -163,8 +166,8 @@ pub struct Transported {
 }
 
 impl Transported {
-    /// Of a packet of `total` bytes; none where that is not what its headers say.
-    pub fn of(headers: &Headers, total: usize) -> Option<Self> {
+    /// Of a packet of `total` bytes with `headers` that have `constants`; none where that is not what its headers say.
+    pub fn of(headers: &Headers, constants: &Constants, total: usize) -> Option<Self> {
         let (protocol, at) = headers.transport_at()?;
         let end = headers.ip_end();
         // A length that the frame does not have, or that cuts the header: not a packet to check.
@@ -175,7 +178,7 @@ impl Transported {
             protocol,
             at,
             end,
-            pseudo: headers.pseudo_header(end - at),
+            pseudo: constants.pseudo_header(end - at),
         })
     }
 
@@ -271,8 +274,7 @@ pub fn receive<'p>(
     patient: bool,
 ) -> Outcome {
     let port = &ports[to];
-    let headers = frame.layout.of(frame.head);
-    let (route, state) = match batch.routes.find(ports, to, &headers, frame.stream) {
+    let (route, state) = match batch.routes.find(ports, to, frame) {
         Ok(found) => found,
         Err(unwanted) => {
             let counter = match unwanted {
@@ -303,7 +305,7 @@ pub fn receive<'p>(
         completions: &mut batch.completions,
     };
     let merging = receiver.route.lro.is_some() || !receiver.state.sessions.is_empty();
-    if !merging || !matches!(headers.transport_at(), Some((Transport::Tcp, _))) {
+    if !merging || !matches!(frame.layout.transport(), Some((Transport::Tcp, _))) {
         return receiver.put(frame, None, patient);
     }
     let outcome = receiver.merge(frame, patient);
@@ -345,11 +347,11 @@ impl Receiver<'_, '_> {
             ..
         } = self.route;
         let port = self.port;
-        let headers = frame.layout.of(frame.head);
-        let stripped = headers.cvlan().filter(|_| !rq.keep_vlan);
+        let layout = frame.layout;
+        let stripped = layout.cvlan().filter(|_| !rq.keep_vlan);
         let total = frame.head.len() + frame.length;
         let cut = if stripped.is_some() { VLAN_TAG } else { 0 };
-        let shape = shape(rq, frame.head, &headers, total, cut);
+        let shape = shape(rq, frame.head, layout, total, cut);
         let place = match port.faults.arrival() {
             Arrival::Well => rq.place(port, cq, self.state, &shape, self.places, self.completions),
             Arrival::Starved => Err(NoPlace::Wait),
@@ -382,7 +384,7 @@ impl Receiver<'_, '_> {
         for place in &*self.places {
             place.prefetch();
         }
-        let payload = merged.map(|_| Sum::of(&frame.head[headers.end()..]).fold());
+        let payload = merged.map(|_| Sum::of(&frame.head[layout.end()..]).fold());
         let mut info = RxInfo {
             length: (total - cut) as u32,
             hash: label.hash,
@@ -390,7 +392,7 @@ impl Receiver<'_, '_> {
             flow_tag: label.flow_tag,
             vlan: stripped,
             l2_ok: true,
-            l3_ok: frame.ip_filled || headers.ip_intact(),
+            l3_ok: frame.ip_filled || layout.of(frame.head).ip_intact(),
             merged,
             ..RxInfo::default()
         };
@@ -408,21 +410,22 @@ impl Receiver<'_, '_> {
 
 /// What laying down a packet of `total` bytes, of which `cut` are taken off, depends on.
 #[inline(always)]
-fn shape(rq: &Rq, head: &[u8], headers: &Headers<'_>, total: usize, cut: usize) -> Shape {
+fn shape(rq: &Rq, head: &[u8], layout: &Layout, total: usize, cut: usize) -> Shape {
     let mut shape = Shape {
         length: total - cut,
         ..Shape::default()
     };
     if let Some(striding) = &rq.striding
         && striding.splits()
-        && headers.transport_at().is_some()
+        && layout.transport().is_some()
     {
+        let headers = layout.of(head);
         // What has no payload is a header with its padding.
         let payload = headers.ip_end() > headers.end();
         shape.header = Some(if payload { headers.end() } else { total } - cut);
         // Padding would lie between the payloads.
         if striding.merges() && headers.ip_end() == total {
-            shape.segment = Segment::of(head, headers);
+            shape.segment = Segment::of(head, &headers);
         }
     }
     shape
@@ -465,10 +468,17 @@ fn store(frame: &mut Frame<'_, '_>, mut places: Cursor<'_, '_>, info: &mut RxInf
                 sum
             };
             info.l4_type = transported.completion_type(head);
-            let end = transported.end_in(head);
-            Sum::of(&head[start..transported.at])
-                .add(sum.at(transported.at - start))
-                .add(Sum::of(&head[end..]).at(end - start))
+            let (at, end) = (transported.at, transported.end_in(head));
+            // An IPv4 header with its checksum, and nothing else, adds up to what is as good as nothing.
+            let plain = frame.ip_filled && frame.layout.ip() == Some((Ip::V4, start));
+            let mut sum = sum.at(at - start);
+            if !plain {
+                sum = sum.add(Sum::of(&head[start..at]));
+            }
+            if end < head.len() {
+                sum = sum.add(Sum::of(&head[end..]).at(end - start));
+            }
+            sum
         }
         None => Sum::of(&head[start..]).add(payload_sum.at(head.len() - start)),
     };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Streams of packets: most often a frame is of the stream of the one before, and then there is little to find out about it.
 
-use super::packet::{Ip, Layers, Layout, Transport};
+use super::packet::{Constants, Ip, Layers, Layout, Transport};
 
 /// The first bytes of a frame, with all headers of a stream in them.
 pub const HEAD: usize = 64;
@@ -17,8 +17,21 @@ pub struct Stream {
     /// The bits of `head` that are the same for all packets.
     mask: [u64; WORDS],
     layout: Layout,
+    constants: Constants,
 }
 
+/// What is known of a packet that is of the stream of the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct Recognised {
+    /// The stream.
+    pub stream: u32,
+    /// Where the headers are.
+    pub layout: Layout,
+    /// Of the stream.
+    pub constants: Constants,
+}
+
+#[inline(always)]
 fn words(bytes: &[u8; HEAD]) -> [u64; WORDS] {
     let words: &[[u8; 8]] = bytes.as_chunks().0;
     std::array::from_fn(|i| u64::from_ne_bytes(words[i]))
@@ -57,15 +70,21 @@ impl Stream {
             head: words(head),
             mask: words(&mask),
             layout,
+            constants: layout.of(head).constants(),
         })
     }
 
-    /// Where the headers are of a packet that starts with `head`, if it is of this stream.
-    #[inline]
-    pub fn layout_of(&self, head: &[u8; HEAD]) -> Option<Layout> {
+    /// What is known of a packet that starts with `head`, if it is of this stream.
+    #[inline(always)]
+    pub fn recognise(&self, head: &[u8; HEAD]) -> Option<Recognised> {
         let words = words(head);
         let differ = |i: usize| (words[i] ^ self.head[i]) & self.mask[i];
-        ((0..WORDS).fold(0, |bits, i| bits | differ(i)) == 0).then(|| self.layout.again(head))
+        let same = (0..WORDS).fold(0, |bits, i| bits | differ(i)) == 0;
+        same.then(|| Recognised {
+            stream: self.number,
+            layout: self.layout.again(head),
+            constants: self.constants,
+        })
     }
 }
 
@@ -101,9 +120,18 @@ mod tests {
             for (at, byte) in noise {
                 next[at] ^= byte;
             }
-            if let Some(layout) = stream.and_then(|stream| stream.layout_of(start(&next))) {
+            if let Some(known) = stream.and_then(|stream| stream.recognise(start(&next))) {
                 let headers = Headers::parse(&next);
-                prop_assert_eq!(layout, headers.layout());
+                prop_assert_eq!(known.layout, headers.layout());
+                let (same, fresh) = (known.constants, headers.constants());
+                prop_assert_eq!(same.pseudo_header(7).fold(), fresh.pseudo_header(7).fold());
+                if let Some((Ip::V4, at)) = headers.ip() {
+                    let (mut one, mut other) = (next.clone(), next.clone());
+                    same.fill_ipv4(&mut one, at);
+                    fresh.fill_ipv4(&mut other, at);
+                    prop_assert_eq!(&one, &other);
+                    prop_assert!(Headers::parse(&one).ip_intact());
+                }
                 prop_assert!(headers.inner(&[4789]).is_none());
                 let first = Headers::parse(&packet);
                 prop_assert!(headers.match_key() == first.match_key());
@@ -121,13 +149,13 @@ mod tests {
         packet[18..20].fill(7);
         packet[38..46].fill(9);
         packet[48..54].fill(3);
-        let layout = stream.layout_of(start(&packet)).expect("the same stream");
-        assert_eq!(layout.of(&packet).ip_end(), 554);
+        let known = stream.recognise(start(&packet)).expect("the same stream");
+        assert_eq!(known.layout.of(&packet).ip_end(), 554);
         packet[47] |= 8;
-        assert_eq!(stream.layout_of(start(&packet)), None, "PSH");
+        assert!(stream.recognise(start(&packet)).is_none(), "PSH");
         packet[47] &= !8;
         packet[37] ^= 1;
-        assert_eq!(stream.layout_of(start(&packet)), None, "another port");
+        assert!(stream.recognise(start(&packet)).is_none(), "another port");
     }
 
     #[test]

@@ -8,9 +8,7 @@ use tracing::{error, warn};
 use super::engine::Batch;
 use super::gather::Cursor;
 use super::link::peer;
-use super::packet::{
-    ETHERNET, Headers, Ip, Layers, Layout, MAX_HEADERS, MIN_FRAME, set_ipv4_checksum,
-};
+use super::packet::{Constants, ETHERNET, Headers, Ip, Layers, MAX_HEADERS, MIN_FRAME};
 use super::rx::{Fill, Frame, Outcome, Transported, from_cable, receive};
 use super::tso;
 use crate::bits::ctx::QueueState;
@@ -197,6 +195,8 @@ struct Packet<'a, 'p> {
     length: usize,
     /// The stream that it is of, if that is known.
     stream: Option<u32>,
+    /// Of its outer headers.
+    constants: Constants,
 }
 
 /// What it takes to send one entry.
@@ -315,13 +315,13 @@ impl<'p> Sender<'_, 'p> {
             .first()
             .filter(|_| inline.is_empty())
             .and_then(|piece| piece.array(0));
-        let (taken, layers, stream);
+        let (taken, layers, stream, constants);
         if let Some(first) = first
-            && let Some((outer, number)) = routes.recognise(&first)
+            && let Some(known) = routes.recognise(&first)
         {
             head[..first.len()].copy_from_slice(&first);
-            (taken, stream) = (first.len(), Some(number));
-            layers = Layers { outer, inner: None };
+            (taken, stream) = (first.len(), Some(known.stream));
+            (layers, constants) = (Layers::single(known.layout), known.constants);
         } else {
             head[..inline.len()].copy_from_slice(inline);
             let known = total.min(MAX_HEADERS).max(inline.len());
@@ -330,6 +330,7 @@ impl<'p> Sender<'_, 'p> {
             layers = Layers::parse(bytes, &self.ports[self.me].hca.vxlan_ports);
             stream = routes.remember(bytes, &layers);
             taken = layers.head().clamp(inline.len(), known);
+            constants = layers.outer.of(bytes).constants();
         }
         // What is behind the headers goes straight from its memory to the receiver's.
         let mut body = Cursor::new(pieces);
@@ -340,6 +341,7 @@ impl<'p> Sender<'_, 'p> {
             body,
             length: total - taken,
             stream,
+            constants,
         };
         self.transmit(state, ethernet, packet, &layers)
     }
@@ -365,6 +367,7 @@ impl<'p> Sender<'_, 'p> {
         body.advance(state.sent as usize * usize::from(ethernet.mss));
         let vxlan = &self.ports[self.me].hca.vxlan_ports;
         let mut layers = Layers::parse(inline, vxlan);
+        let constants = layers.outer.of(inline).constants();
         while let Some(segment) = tso::segment(state.sent, length, ethernet.mss) {
             self.spend()?;
             head[..inline.len()].copy_from_slice(inline);
@@ -375,6 +378,7 @@ impl<'p> Sender<'_, 'p> {
                 body,
                 length: segment.length,
                 stream: None,
+                constants,
             };
             self.transmit(state, ethernet, packet, &layers)?;
             body.advance(segment.length);
@@ -398,31 +402,38 @@ impl<'p> Sender<'_, 'p> {
             mut body,
             mut length,
             stream,
+            constants,
         } = packet;
         let outer = layers.outer.of(&head[..taken]);
-        let inner = layers.inner.map(|inner| inner.of(&head[..taken]));
         let (mut layout, padded) = (&layers.outer, &mut None);
-        let mut transported = Transported::of(&outer, taken + length);
-        let fill = match inner {
-            // As far as the outer packet goes; a sum of anything else is nobody's checksum.
-            Some(inner) if ethernet.inner_l4_checksum => Transported::of(&inner, taken + length)
-                .filter(|_| inner.ip_end() == outer.ip_end())
-                .map_or(Fill::Nothing, Fill::Inner),
-            _ if ethernet.l4_checksum && transported.is_some() => Fill::Own,
-            _ => Fill::Nothing,
+        let (total, outer_end) = (taken + length, outer.ip_end());
+        let mut transported = Transported::of(&outer, &constants, total);
+        let mut fill = if ethernet.l4_checksum && transported.is_some() {
+            Fill::Own
+        } else {
+            Fill::Nothing
         };
-        let mut fill_ip = |layout: &Layout| match layout.ip() {
-            Some((Ip::V4, at)) => {
-                set_ipv4_checksum(&mut head[..taken], at);
+        let ip_filled = match outer.ip() {
+            Some((Ip::V4, at)) if ethernet.l3_checksum => {
+                constants.fill_ipv4(&mut head[..taken], at);
                 true
             }
             _ => false,
         };
-        let ip_filled = ethernet.l3_checksum && fill_ip(&layers.outer);
-        if let Some(inner) = &layers.inner
-            && ethernet.inner_l3_checksum
+        if let Some(layout) = &layers.inner
+            && (ethernet.inner_l3_checksum || ethernet.inner_l4_checksum)
         {
-            fill_ip(inner);
+            let inner = layout.of(&head[..taken]);
+            let constants = inner.constants();
+            if ethernet.inner_l4_checksum {
+                // As far as the outer packet goes; a sum of anything else is nobody's checksum.
+                fill = Transported::of(&inner, &constants, total)
+                    .filter(|_| inner.ip_end() == outer_end)
+                    .map_or(Fill::Nothing, Fill::Inner);
+            }
+            if let (true, Some((Ip::V4, at))) = (ethernet.inner_l3_checksum, layout.ip()) {
+                constants.fill_ipv4(&mut head[..taken], at);
+            }
         }
         if taken + length < MIN_FRAME {
             body.read(&mut head[taken..taken + length]);
@@ -431,7 +442,8 @@ impl<'p> Sender<'_, 'p> {
             // Padding is as good as any bytes to the receiver.
             let headers = Headers::parse(&head[..MIN_FRAME]);
             layout = padded.insert(headers.layout());
-            transported = transported.or(Transported::of(&headers, MIN_FRAME));
+            let constants = headers.constants();
+            transported = transported.or(Transported::of(&headers, &constants, MIN_FRAME));
         }
         let counted = counter::Frame::of(&head[..taken], taken + length);
         let mut frame = Frame {
