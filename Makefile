@@ -21,8 +21,8 @@ clean:
 root kernel:
 	@scripts/$@ >/dev/null
 
-.PHONY: crates docs iperf3 test-nic test-cuda check bench
-crates docs iperf3 test-nic test-cuda check bench:
+.PHONY: crates docs iperf3 series test-nic test-cuda check bench
+crates docs iperf3 series test-nic test-cuda check bench:
 	@scripts/$@ $(ARGS)
 
 # What `make crates` has built, the shared library after the static one: nothing is linked anew.
@@ -80,6 +80,7 @@ help:
 	@echo 'make install-library    install what make crates has built of the C library, below PREFIX (/usr/local) and DESTDIR'
 	@echo 'make docs               the documentation, in build/docs; fails on dead links'
 	@echo 'make iperf3             iperf3 that sends and receives through libnetgpu, in build/iperf3; needs make crates (contrib/iperf3)'
+	@echo 'make series             the kernel patches as one mbox with a cover letter, build/series.mbox, for git am or git send-email'
 	@echo 'make root               the toolchain root'
 	@echo 'make kernel             Linux with patches/, as the tests use it'
 	@echo
