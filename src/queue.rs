@@ -62,15 +62,25 @@ const BATCH: u32 = 1024;
 /// How long until a queue that could not be closed is tried again.
 const CLOSE_AGAIN_MS: u32 = 100;
 
-/// How long the device goes without before it gets a buffer that is kept back for copies, and then another. A retransmission timeout
-/// is 200 ms at least, and brings one packet.
-const LEND_AFTER: Delta = Delta::from_millis(50);
+/// How long the device goes without before it gets a buffer that is kept back for copies, in milliseconds, and how long at most until
+/// another: each time twice as long. A retransmission timeout is 200 ms at least, twice as long each time, and brings one packet. What
+/// else comes before that falls silent soon.
+const LEND_FIRST_MS: i64 = 50;
+const LEND_LAST_MS: i64 = 1000;
+
+/// The device goes without.
+struct Dry {
+    /// Since when, but for a buffer that was lent then.
+    since: Instant<Monotonic>,
+    /// How long until a buffer is lent, in milliseconds.
+    wait_ms: i64,
+}
 
 /// The fill ring, as its consumer has it.
 struct Fill {
     ring: Consumer<Mapping<FillEntry>>,
-    /// Since when there has been nothing for the device, but for a buffer that was lent then.
-    dry: Option<Instant<Monotonic>>,
+    /// There is nothing for the device, neither there nor on the free lists.
+    dry: Option<Dry>,
 }
 
 /// A receive queue of the context's device.
@@ -241,7 +251,7 @@ impl Queue {
         pool: &Pool,
         max: u32,
         table: &Table,
-        dry: &mut Option<Instant<Monotonic>>,
+        dry: &mut Option<Dry>,
     ) -> u32 {
         let shares = self.context.shares();
         let given = self.refill_free(pool, max, table, shares.reserve());
@@ -249,10 +259,15 @@ impl Queue {
             *dry = None;
             return given;
         }
-        if dry.get_or_insert_with(Instant::now).elapsed() < LEND_AFTER {
+        let dry = dry.get_or_insert_with(|| Dry {
+            since: Instant::now(),
+            wait_ms: LEND_FIRST_MS,
+        });
+        if dry.since.elapsed() < Delta::from_millis(dry.wait_ms) {
             return 0;
         }
-        *dry = Some(Instant::now());
+        dry.since = Instant::now();
+        dry.wait_ms = (dry.wait_ms * 2).min(LEND_LAST_MS);
         // One at a time, or packets further behind would take them all; the other half is for copies still.
         self.refill_free(pool, 1, table, shares.reserve() / 2)
     }
