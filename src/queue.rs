@@ -246,13 +246,7 @@ impl Queue {
 
     /// Gives what is on the free lists, or lends of what is kept back there. What came behind a lost packet may hold all other
     /// buffers, and user space gets none of it before that packet; sent again, it needs a buffer.
-    fn refill_slow(
-        &self,
-        pool: &Pool,
-        max: u32,
-        table: &Table,
-        dry: &mut Option<Dry>,
-    ) -> u32 {
+    fn refill_slow(&self, pool: &Pool, max: u32, table: &Table, dry: &mut Option<Dry>) -> u32 {
         let shares = self.context.shares();
         let given = self.refill_free(pool, max, table, shares.reserve());
         if given > 0 {
