@@ -2,7 +2,6 @@
 //! With devmem TCP, as `tools/testing/selftests/drivers/net/hw/ncdevmem.c` of the kernel uses it, but with many sends on their way.
 
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
 use std::ptr;
 
 use anyhow::Result;
@@ -47,11 +46,11 @@ impl Send for Devmem {
         if let Some(data) = data {
             self.dma_buf.write(at, data)?;
         }
-        let mut sent = 0;
-        while sent < self.sends.slots.message {
+        let id = self.id;
+        self.sends.send(at, |fd, at, len| {
             let mut buffer = libc::iovec {
-                iov_base: ptr::without_provenance_mut(at + sent),
-                iov_len: self.sends.slots.message - sent,
+                iov_base: ptr::without_provenance_mut(at),
+                iov_len: len,
             };
             let mut control = [0u64; 3];
             // SAFETY: All zeros is a message without anything.
@@ -61,22 +60,15 @@ impl Send for Devmem {
             message.msg_control = control.as_mut_ptr().cast();
             message.msg_controllen = size_of_val(&control);
             // SAFETY: The control buffer has room for this one message. The kernel takes the address for an offset in the dma-buf.
-            let count = unsafe {
+            unsafe {
                 let header = libc::CMSG_FIRSTHDR(&raw const message);
                 (*header).cmsg_level = libc::SOL_SOCKET;
                 (*header).cmsg_type = SCM_DEVMEM_DMABUF;
                 (*header).cmsg_len = libc::CMSG_LEN(size_of::<u32>() as u32) as usize;
-                libc::CMSG_DATA(header).cast::<u32>().write(self.id);
-                libc::sendmsg(
-                    self.sends.stream.as_raw_fd(),
-                    &raw const message,
-                    libc::MSG_ZEROCOPY,
-                )
-            };
-            sent += self.sends.sent(count)?;
-        }
-        self.sends.message_done();
-        Ok(())
+                libc::CMSG_DATA(header).cast::<u32>().write(id);
+                libc::sendmsg(fd, &raw const message, libc::MSG_ZEROCOPY)
+            }
+        })
     }
 
     fn finish(&mut self) -> Result<Option<u64>> {

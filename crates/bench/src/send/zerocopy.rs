@@ -4,7 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -41,22 +41,18 @@ impl Send for Zerocopy {
         if let Some(data) = data {
             self.memory.write(at, data);
         }
-        let mut sent = 0;
-        while sent < self.sends.slots.message {
-            let fd = self.sends.stream.as_raw_fd();
+        let memory = &self.memory;
+        self.sends.send(at, |fd, at, len| {
             // SAFETY: The bytes are mapped, and nobody changes them before the notification that they were sent.
-            let count = unsafe {
+            unsafe {
                 libc::send(
                     fd,
-                    self.memory.start().as_ptr().add(at + sent).cast(),
-                    self.sends.slots.message - sent,
+                    memory.start().as_ptr().add(at).cast(),
+                    len,
                     libc::MSG_ZEROCOPY,
                 )
-            };
-            sent += self.sends.sent(count)?;
-        }
-        self.sends.message_done();
-        Ok(())
+            }
+        })
     }
 
     fn finish(&mut self) -> Result<Option<u64>> {
@@ -71,7 +67,7 @@ impl Send for Zerocopy {
 /// Sends whose memory the kernel tells on the socket's error queue to be free again: those of MSG_ZEROCOPY.
 pub(super) struct Sends {
     pub(super) stream: TcpStream,
-    pub(super) slots: Slots,
+    slots: Slots,
     /// Messages handed over so far, and for each slot how many sends there were when its last one had been.
     messages: usize,
     ends: Vec<u32>,
@@ -118,8 +114,30 @@ impl Sends {
         Ok(slot * self.slots.step)
     }
 
+    /// Hands the message that begins at `at` over, with as many calls of `send` as it takes: it sends at most so many bytes from there
+    /// on, and returns what the system call did.
+    pub(super) fn send(
+        &mut self,
+        at: usize,
+        send: impl Fn(RawFd, usize, usize) -> isize,
+    ) -> Result<()> {
+        let mut sent = 0;
+        while sent < self.slots.message {
+            let result = send(
+                self.stream.as_raw_fd(),
+                at + sent,
+                self.slots.message - sent,
+            );
+            sent += self.sent(result)?;
+        }
+        let slot = self.messages % self.slots.count;
+        self.ends[slot] = self.sends;
+        self.messages += 1;
+        Ok(())
+    }
+
     /// What a send has returned; returns how many bytes it took.
-    pub(super) fn sent(&mut self, result: isize) -> Result<usize> {
+    fn sent(&mut self, result: isize) -> Result<usize> {
         let Ok(count) = usize::try_from(result) else {
             let error = io::Error::last_os_error();
             // Too many notifications wait.
@@ -131,13 +149,6 @@ impl Sends {
         };
         self.sends += 1;
         Ok(count)
-    }
-
-    /// All of the message is with TCP.
-    pub(super) fn message_done(&mut self) {
-        let slot = self.messages % self.slots.count;
-        self.ends[slot] = self.sends;
-        self.messages += 1;
     }
 
     /// Waits for all; returns how many bytes were copied, taking all sends for equally long.
