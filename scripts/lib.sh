@@ -106,7 +106,7 @@ module_tree() {
 enter_args=()
 inside_root() {
 	[ -z "${NETGPU_INSIDE_ROOT-}" ] || return 0
-	NETGPU_INSIDE_ROOT=1 exec "$NETGPU_TOP/scripts/enter" "${enter_args[@]}" "$(realpath "$0")" "$@"
+	exec "$NETGPU_TOP/scripts/enter" "${enter_args[@]}" "$(realpath "$0")" "$@"
 }
 
 # use_target: makes cargo's target folder of this checkout. A new one starts from that of another checkout, so that the
