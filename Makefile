@@ -21,6 +21,14 @@ clean:
 root kernel:
 	@scripts/$@ >/dev/null
 
+.PHONY: packages
+packages:
+	@scripts/packages-build >/dev/null
+
+.PHONY: kernel-deb
+kernel-deb:
+	@scripts/kernel-deb $(ARGS) >/dev/null
+
 .PHONY: crates docs iperf3 series test-nic test-cuda check bench
 crates docs iperf3 series test-nic test-cuda check bench:
 	@scripts/$@ $(ARGS)
@@ -78,6 +86,8 @@ help:
 	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin; the C library in build/lib;'
 	@echo '                        man pages in build/man, completions for shells in build/completions'
 	@echo 'make install-library    install what make crates has built of the C library, below PREFIX (/usr/local) and DESTDIR'
+	@echo 'make packages           Debian packages of the module (DKMS), the library and the command, in build/packages; needs make crates'
+	@echo 'make kernel-deb         Debian packages of a kernel with patches/ and all of Debian'"'"'s drivers, in build/deb; takes hours'
 	@echo 'make docs               the documentation, in build/docs; fails on dead links'
 	@echo 'make iperf3             iperf3 that sends and receives through libnetgpu, in build/iperf3; needs make crates (contrib/iperf3)'
 	@echo 'make series             the kernel patches as one mbox with a cover letter, build/series.mbox, for git am or git send-email'
