@@ -28,6 +28,11 @@ device_is_the_groups() {
 	! setpriv --reuid nobody --regid nogroup --clear-groups sh -c ': <>/dev/netgpu' 2>/dev/null || fail "anybody may open it"
 }
 
+# Those of the port, which has another number each time that it appears.
+settings() {
+	nic_settings | sed 's/^[0-9]*: //'
+}
+
 # The state of the unit, and its log when that is not STATE.
 unit_is() {
 	[ "$(systemctl is-active "netgpu-setup@$NETGPU_DEV")" = "$1" ] || {
@@ -39,8 +44,8 @@ unit_is() {
 unit_sets_the_port_up() {
 	systemctl start "netgpu-setup@$NETGPU_DEV" || true
 	unit_is active
-	nic_settings >"$ktap_tmp/now"
-	! cmp -s "$settings" "$ktap_tmp/now" || fail "nothing has changed"
+	settings >"$ktap_tmp/now"
+	! cmp -s "$before" "$ktap_tmp/now" || fail "nothing has changed"
 }
 
 doctor_is_content() {
@@ -65,7 +70,29 @@ bytes_arrive() {
 unit_restores_it() {
 	systemctl stop "netgpu-setup@$NETGPU_DEV"
 	unit_is inactive
-	nic_settings | diff "$settings" - || fail "other settings than before"
+	settings | diff "$before" - || fail "other settings than before"
+}
+
+is_active() {
+	[ "$(systemctl is-active "netgpu-setup@$NETGPU_DEV")" = active ]
+}
+
+is_not_active() {
+	! is_active
+}
+
+# As at boot, when it appears.
+enabled_unit_follows_the_port() {
+	local pci
+	pci=$(nic_pci)
+	systemctl enable --now "netgpu-setup@$NETGPU_DEV" 2>&1
+	unit_is active
+	echo "$pci" >/sys/bus/pci/drivers/mlx5_core/unbind
+	until_true 20 is_not_active
+	echo "$pci" >/sys/bus/pci/drivers/mlx5_core/bind
+	until_true 60 is_active
+	nic_configure
+	netgpu doctor "$NETGPU_DEV" >"$ktap_tmp/doctor" || fail "$(cat "$ktap_tmp/doctor")"
 }
 
 # What was made of the packages $1, and what is in them.
@@ -79,8 +106,6 @@ what_is_there() {
 
 purging_leaves_nothing() {
 	local ours
-	systemctl enable --now "netgpu-setup@$NETGPU_DEV"
-	unit_is active
 	ours=$(dpkg-query -W -f '${Package} ${source:Package}\n' | awk '$2 == "netgpu" { print $1 }')
 	what_is_there "$ours" | sort -u >"$ktap_tmp/files"
 	note "$(wc -l <"$ktap_tmp/files") files of" $ours
@@ -92,19 +117,20 @@ purging_leaves_nothing() {
 	what_is_there '' >>"$ktap_tmp/left"
 	[ ! -s "$ktap_tmp/left" ] || fail "left: $(cat "$ktap_tmp/left")"
 	! getent group netgpu || fail "the group is left"
-	nic_settings | diff "$settings" - || fail "the port was not restored"
+	settings | diff "$before" - || fail "the port was not restored"
 }
 
-plan 8
+plan 9
 run comes_up
 run module_is_loaded
 run device_is_the_groups
 nic_up
-settings=$ktap_tmp/settings
-nic_settings >"$settings"
+before=$ktap_tmp/before
+settings >"$before"
 run unit_sets_the_port_up
 run doctor_is_content
 run bytes_arrive
 run unit_restores_it
+run enabled_unit_follows_the_port
 run purging_leaves_nothing
 finish

@@ -103,5 +103,5 @@ run programs_find_the_library
 run manuals_are_there
 rm -rf "$root/lib/modules/7.3.4-other" "$root/lib/modules/6.12.1-old"
 cp -r boot.sh ../lib "$work/host/"
-program boots "$scripts/vm" --root "$root" --nic --share "$work/host" --mem 2G --timeout 240 sh /host/boot.sh
+program boots "$scripts/vm" --root "$root" --nic --share "$work/host" --mem 2G --timeout 600 sh /host/boot.sh
 finish
