@@ -139,6 +139,17 @@ int cuCtxGetDevice(int *device)
 	return depth ? SUCCESS : INVALID_CONTEXT;
 }
 
+/* How often; nothing runs on this GPU for which it would have to wait. */
+unsigned int standin_synchronized;
+
+int cuCtxSynchronize(void)
+{
+	if (!depth)
+		return INVALID_CONTEXT;
+	__atomic_add_fetch(&standin_synchronized, 1, __ATOMIC_RELAXED);
+	return SUCCESS;
+}
+
 int cuGetErrorString(int error, const char **text)
 {
 	switch (error) {

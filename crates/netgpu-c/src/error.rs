@@ -33,31 +33,11 @@ impl From<netgpu_cuda::Error> for Failure {
 impl Failure {
     fn errno(&self) -> c_int {
         match self {
-            Self::Netgpu(error) => match error {
-                Error::Version { .. } => libc::EPROTONOSUPPORT,
-                Error::Cuda(error) => cuda(error),
-                // mmap(2) was not asked for a length of which there are no pages.
-                error => error.errno().unwrap_or(libc::EINVAL),
-            },
+            // mmap(2) was not asked for a length of which there are no pages.
+            Self::Netgpu(error) => error.errno().unwrap_or(libc::EINVAL),
             Self::Argument(_) => libc::EINVAL,
             Self::Errno(errno, _) => *errno,
         }
-    }
-}
-
-fn cuda(error: &netgpu_cuda::Error) -> c_int {
-    use netgpu_cuda::Error as E;
-    // CUDA_ERROR_INVALID_VALUE and CUDA_ERROR_OUT_OF_MEMORY of cuda.h.
-    const INVALID_VALUE: u32 = 1;
-    const OUT_OF_MEMORY: u32 = 2;
-    match error {
-        E::NoDriver | E::NoGpu { .. } => libc::ENODEV,
-        E::OldDriver(_) => libc::ENOSYS,
-        E::NoDmaBuf { .. } => libc::EOPNOTSUPP,
-        E::Length(_) | E::Range { .. } => libc::EINVAL,
-        E::Cuda { code, .. } if *code == INVALID_VALUE => libc::EINVAL,
-        E::Cuda { code, .. } if *code == OUT_OF_MEMORY => libc::ENOMEM,
-        _ => libc::EIO,
     }
 }
 

@@ -15,10 +15,11 @@ use crate::{Error, GRANULE};
 
 /// Every function that is called here. The bindings look each up when it is first called and abort the program when
 /// it is missing, so all are looked for beforehand.
-const FUNCTIONS: [&CStr; 19] = [
+const FUNCTIONS: [&CStr; 20] = [
     c"cuCtxGetDevice",
     c"cuCtxPopCurrent_v2",
     c"cuCtxPushCurrent_v2",
+    c"cuCtxSynchronize",
     c"cuDeviceGet",
     c"cuDeviceGetAttribute",
     c"cuDeviceGetCount",
@@ -163,6 +164,16 @@ impl Context {
         result
     }
 
+    /// A device of the driver is its number.
+    pub(crate) fn ordinal(&self) -> u32 {
+        self.device.unsigned_abs()
+    }
+
+    pub(crate) fn synchronize(&self) -> Result<(), Error> {
+        // SAFETY: No requirements but a current context.
+        self.with(|| unsafe { call!(cuCtxSynchronize()) })
+    }
+
     pub(crate) fn name(&self) -> Result<String, Error> {
         let mut name = [0u8; 256];
         // SAFETY: There is room for so many bytes, the last of which is the end mark.
@@ -270,6 +281,10 @@ impl Allocation {
                 ))
             }
         })
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
     }
 
     pub(crate) fn address(&self) -> u64 {

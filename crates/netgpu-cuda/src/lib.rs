@@ -89,6 +89,26 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The errno that says as much as that can.
+    pub fn errno(&self) -> i32 {
+        // Of cuda.h.
+        const INVALID_VALUE: u32 = 1;
+        const OUT_OF_MEMORY: u32 = 2;
+        match self {
+            Self::NoDriver | Self::NoGpu { .. } => libc::ENODEV,
+            Self::OldDriver(_) => libc::ENOSYS,
+            Self::NoDmaBuf { .. } => libc::EOPNOTSUPP,
+            Self::Length(_) | Self::Range { .. } => libc::EINVAL,
+            Self::Cuda { code, .. } => match *code {
+                INVALID_VALUE => libc::EINVAL,
+                OUT_OF_MEMORY => libc::ENOMEM,
+                _ => libc::EIO,
+            },
+        }
+    }
+}
+
 /// A GPU, opened through its primary context, which CUDA's runtime API uses as well.
 ///
 /// Cloning makes another handle to the same.
@@ -117,6 +137,20 @@ impl Gpu {
     /// As [`Gpu::open`].
     pub fn current() -> Result<Self, Error> {
         Self::open(Context::current()?.unwrap_or(0))
+    }
+
+    /// Its number, as CUDA counts.
+    pub fn ordinal(&self) -> u32 {
+        self.context.ordinal()
+    }
+
+    /// Waits until the GPU has done what it was given in its primary context, by whatever thread and stream.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`], also when something that it was given failed.
+    pub fn synchronize(&self) -> Result<(), Error> {
+        self.context.synchronize()
     }
 
     /// The GPU's name, for example "NVIDIA H100 80GB HBM3".
@@ -220,6 +254,13 @@ impl GpuMemory {
     #[expect(clippy::len_without_is_empty, reason = "memory is never empty")]
     pub fn len(&self) -> usize {
         self.allocation.len()
+    }
+
+    /// The GPU that has it.
+    pub fn gpu(&self) -> Gpu {
+        Gpu {
+            context: self.allocation.context().clone(),
+        }
     }
 
     /// Whether copies that touch the memory end before their call returns. [`Gpu::allocate`] has asked for it.

@@ -212,6 +212,15 @@ impl Region {
         self.shared.memory.host().is_some()
     }
 
+    /// The GPU whose memory it is, if it is one's.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(&self) -> Option<netgpu_cuda::Gpu> {
+        match self.shared.memory() {
+            Memory::Cuda(memory) => Some(memory.lock().gpu()),
+            _ => None,
+        }
+    }
+
     /// Takes `len` contiguous bytes of the region, rounded up to whole buffers; [`None`] when so much is not free in
     /// one piece. They are free again when the span is dropped.
     pub fn take(&self, len: usize) -> Option<Span> {

@@ -114,7 +114,7 @@ impl Error {
         }
     }
 
-    /// The errno behind the error, if there is one.
+    /// The errno behind the error, or what says as much; [`None`] for a mistake of the caller that no call has found.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Device { source }
@@ -122,13 +122,10 @@ impl Error {
             | Self::Interface { source, .. }
             | Self::Refused { source, .. }
             | Self::Socket { source, .. } => source.raw_os_error(),
+            Self::Version { .. } => Some(Errno::PROTONOSUPPORT.raw_os_error()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(_) => None,
-            Self::NoCopy
-            | Self::Version { .. }
-            | Self::Stray { .. }
-            | Self::ForeignContext(_)
-            | Self::NoRing(_) => None,
+            Self::Cuda(error) => Some(error.errno()),
+            Self::NoCopy | Self::Stray { .. } | Self::ForeignContext(_) | Self::NoRing(_) => None,
         }
     }
 }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use crate::area::RegionShared;
+use crate::area::{Region, RegionShared};
 use crate::context::ContextShared;
 use crate::error::{Command, Error};
 use crate::queue::{Queue, QueueShared};
@@ -279,6 +279,18 @@ impl Socket {
         }
     }
 
+    /// Has the kernel go on delivering, if it has stopped for want of buffers and some are back: it learns of those only when it is
+    /// asked. [`Self::try_recv`] asks, too; this is for who returns buffers while another waits for the socket, which becomes readable.
+    /// Nothing is done on a socket that does not receive in place.
+    pub fn resume(&mut self) {
+        if let Some(rx) = &mut self.rx
+            && rx.end.is_none()
+        {
+            self.raw.release();
+            rx.resume(&self.stream);
+        }
+    }
+
     /// Whether the kernel has stopped delivering until it is asked again, for want of buffers or of room on the ring.
     #[cfg(feature = "tokio")]
     pub(crate) fn has_stalled(&mut self) -> bool {
@@ -386,6 +398,18 @@ impl Piece {
     #[expect(clippy::len_without_is_empty, reason = "a piece is never empty")]
     pub fn len(&self) -> usize {
         self.held.len()
+    }
+
+    /// The address that stands for the first byte. The bytes there are the holder's, to read and to write, as long as it has the piece.
+    pub fn address(&self) -> usize {
+        self.held.start()
+    }
+
+    /// The region that they lie in.
+    pub fn region(&self) -> Region {
+        Region {
+            shared: self.held.region().clone(),
+        }
     }
 
     /// Fills `data` with a copy of the bytes, of whatever memory they are.

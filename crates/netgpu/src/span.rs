@@ -97,8 +97,8 @@ impl Span {
         self.first * self.region.buffer_size()
     }
 
-    /// The address that stands for the first byte.
-    fn address(&self) -> usize {
+    /// The address that stands for the first byte. What lies there is reached through the span alone.
+    pub fn address(&self) -> usize {
         self.region.memory().start() + self.offset()
     }
 
@@ -136,6 +136,26 @@ impl Span {
             Memory::DmaBuf(_) => return Err(Error::NoCopy),
             #[cfg(feature = "cuda")]
             Memory::Cuda(memory) => memory.lock().write(self.offset() + offset, data)?,
+        }
+        Ok(())
+    }
+
+    /// Fills `data` with a copy of what is at `offset`, of whatever memory it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`]; [`Error::NoCopy`] for a dma-buf.
+    ///
+    /// # Panics
+    ///
+    /// When there is not so much.
+    pub fn read(&self, offset: usize, data: &mut [u8]) -> Result<(), Error> {
+        assert!(offset <= self.len() && data.len() <= self.len() - offset);
+        match self.region.memory() {
+            Memory::Host(_) => data.copy_from_slice(&self[offset..][..data.len()]),
+            Memory::DmaBuf(_) => return Err(Error::NoCopy),
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(memory) => memory.lock().read(self.offset() + offset, data)?,
         }
         Ok(())
     }
@@ -223,7 +243,7 @@ impl Payload {
     }
 
     /// The address that stands for the first byte.
-    pub(crate) fn address(&self) -> usize {
+    pub fn address(&self) -> usize {
         self.span.address() + self.range.start
     }
 
@@ -246,7 +266,7 @@ impl Payload {
     /// # Panics
     ///
     /// When there are fewer.
-    pub(crate) fn head(&self, count: usize) -> Self {
+    pub fn head(&self, count: usize) -> Self {
         assert!(
             count <= self.len(),
             "a payload of {} bytes has no {count}",
@@ -314,6 +334,10 @@ impl Held {
         self.len
     }
 
+    pub(crate) fn region(&self) -> &Arc<RegionShared> {
+        &self.region
+    }
+
     /// Fills `data`, which is as long, with the bytes, of whatever memory it is.
     pub(crate) fn read(&self, data: &mut [u8]) -> Result<(), Error> {
         match self.region.memory() {
@@ -338,9 +362,14 @@ impl Held {
         unsafe { slice::from_raw_parts(start.as_ptr().add(self.offset), self.len) }
     }
 
+    /// The address that stands for the first byte.
+    pub(crate) fn start(&self) -> usize {
+        self.region.memory().start() + self.offset
+    }
+
     /// Address of the first byte, for the return.
     pub(crate) fn address(&self) -> u64 {
-        (self.region.memory().start() + self.offset) as u64
+        self.start() as u64
     }
 }
 
