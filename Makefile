@@ -29,8 +29,8 @@ packages:
 kernel-deb:
 	@scripts/kernel-deb $(ARGS) >/dev/null
 
-.PHONY: crates docs iperf3 series test-nic test-cuda check bench
-crates docs iperf3 series test-nic test-cuda check bench:
+.PHONY: crates python docs iperf3 series test-nic test-cuda check bench
+crates python docs iperf3 series test-nic test-cuda check bench:
 	@scripts/$@ $(ARGS)
 
 # What `make crates` has built, the shared library after the static one: nothing is linked anew.
@@ -85,6 +85,7 @@ help:
 	@echo
 	@echo 'make crates             the user-side programs and the software ConnectX, in build/bin; the C library in build/lib;'
 	@echo '                        man pages in build/man, completions for shells in build/completions'
+	@echo 'make python             the Python module: a wheel, and what PYTHONPATH takes, in build/python'
 	@echo 'make install-library    install what make crates has built of the C library, below PREFIX (/usr/local) and DESTDIR'
 	@echo 'make packages           Debian packages of the module (DKMS), the library and the command, in build/packages; needs make crates'
 	@echo 'make kernel-deb         Debian packages of a kernel with patches/ and all of Debian'"'"'s drivers, in build/deb; takes hours'

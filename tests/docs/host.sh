@@ -93,11 +93,26 @@ c_compiles() {
 		fail "$(cat "$ktap_tmp/log")"
 }
 
-plan 6
+# What pip would install is what `make python` has left beside the wheel, with its types.
+wheel_is_whole() {
+	rm -rf "$ktap_tmp/site"
+	python3 -m zipfile -e build/python/netgpu-*-cp311-abi3-*.whl "$ktap_tmp/site"
+	cmp "$ktap_tmp/site/netgpu/netgpu.abi3.so" build/python/netgpu.abi3.so
+	cmp "$ktap_tmp/site/netgpu/__init__.pyi" build/python/netgpu.pyi
+	[ -e "$ktap_tmp/site/netgpu/py.typed" ] || fail "type checkers would not look at it"
+	for where in "$ktap_tmp/site" build/python; do
+		# There is no netgpu on this machine.
+		PYTHONPATH=$where python3 -c 'import netgpu; netgpu.Region(4096)' 2>"$ktap_tmp/log" && fail "$where: there is a region"
+		grep -q '^FileNotFoundError: .*cannot open /dev/netgpu: .*modprobe netgpu' "$ktap_tmp/log" || fail "$where: $(cat "$ktap_tmp/log")"
+	done
+}
+
+plan 7
 run renders
 run dead_links_are_found
 run every_command_says_where_it_runs
 run marks_are_looked_at
 run commands
+run wheel_is_whole
 run c_compiles
 finish

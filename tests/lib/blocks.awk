@@ -3,7 +3,7 @@
 # The commands of the documentation: awk -v area=AREA -v out=DIR -f blocks.awk FILE... copies the blocks that AREA runs to DIR/1, DIR/2, …,
 # in order, and prints for each its number, its further marks, and FILE:LINE. Without an area it prints what is wrong with the marks of any block.
 #
-# With the area `c` it copies blocks of C. A block of commands begins, behind its three back quotes, with one of
+# With the area `c` it copies blocks of C, and with `python` those of Python but for `python not-run: REASON`. A block of commands begins, behind its three back quotes, with one of
 #
 #	sh runs=AREA MARK...
 #	sh not-run: REASON
@@ -22,7 +22,7 @@ FNR == 1 { inside = 0 }
 			print place ": a block without a language"
 		else if (mark ~ /^(sh|bash|shell|console)/ && mark !~ /^sh (runs=[a-z]+( (peer|background))*|not-run: .+)$/)
 			print place ": commands that neither say which area runs them nor why none does: " mark
-	} else if (area == "c" ? mark == "c" : mark ~ "^sh runs=" area "( |$)") {
+	} else if (area == "c" || area == "python" ? mark == area : mark ~ "^sh runs=" area "( |$)") {
 		copy = ++count
 		sub(/^sh runs=[a-z]+ */, "", mark)
 		print count, place, mark

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Contexts and receive queues.
+
+use std::net::TcpStream;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use netgpu::{QueueConfig, SocketConfig};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::error::{closed, raise, refused};
+use crate::region::{Region, Span};
+use crate::room::Room;
+use crate::socket::Socket;
+
+/// Sets keys of a dict to the fields of that name.
+macro_rules! dict {
+    ($py:expr, $from:expr; $($field:ident),* $(,)?) => {{
+        let (dict, from) = (PyDict::new($py), $from);
+        $(dict.set_item(stringify!($field), from.$field)?;)*
+        Ok(dict)
+    }};
+}
+pub(crate) use dict;
+
+/// Regions, receive queues and sockets of the network device `interface`, in the network namespace of the calling thread.
+///
+/// Queues and sockets go on when the context was closed.
+#[pyclass(frozen, module = "netgpu")]
+pub(crate) struct Context {
+    context: Mutex<Option<Arc<netgpu::Context>>>,
+    interface: String,
+    room: Arc<Room>,
+}
+
+impl Context {
+    fn context(&self) -> PyResult<Arc<netgpu::Context>> {
+        self.slot().clone().ok_or_else(|| closed("context"))
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<netgpu::Context>>> {
+        // What is under the lock is whole at every step.
+        self.context.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Context {
+    #[new]
+    fn open(interface: String) -> PyResult<Self> {
+        let context = netgpu::Context::open(&interface).map_err(raise)?;
+        Ok(Self {
+            context: Mutex::new(Some(Arc::new(context))),
+            interface,
+            room: Arc::default(),
+        })
+    }
+
+    /// Name of the network device.
+    #[getter]
+    fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Maps a region for the device. The context keeps it from now on.
+    fn attach(&self, py: Python<'_>, region: &Region) -> PyResult<()> {
+        let context = self.context()?;
+        py.detach(|| context.attach(region.region())).map_err(raise)
+    }
+
+    /// Takes over a receive queue of the device, on which header split is on.
+    ///
+    /// fill_entries: how many buffers are donated, or about that. header_bytes: of the longest header that the queue's packets have, for
+    /// devices that split at a fixed offset; longer ones are lost.
+    #[pyo3(signature = (queue, *, fill_entries=16384, header_bytes=netgpu::IPV6_HEADER_BYTES))]
+    fn open_queue(
+        &self,
+        py: Python<'_>,
+        queue: u32,
+        fill_entries: u32,
+        header_bytes: u32,
+    ) -> PyResult<Queue> {
+        let context = self.context()?;
+        let config = QueueConfig {
+            queue,
+            fill_entries,
+            header_bytes,
+        };
+        let opened = py.detach(|| context.open_queue(config)).map_err(raise)?;
+        Ok(Queue {
+            number: queue,
+            queue: Mutex::new(Some(Arc::new(opened))),
+            room: self.room.clone(),
+        })
+    }
+
+    /// Takes a connected TCP socket (a socket.socket) over, which is closed: the connection is the result's.
+    ///
+    /// receive: the queue whose memory received bytes are in; without it, nothing is received this way. rx_entries: pieces that may wait.
+    /// send: whether spans can be sent. completion_entries: sends that may be unfinished at a time.
+    #[pyo3(signature = (sock, *, receive=None, send=false, rx_entries=4096, completion_entries=1024))]
+    fn attach_socket(
+        &self,
+        py: Python<'_>,
+        sock: &Bound<'_, PyAny>,
+        receive: Option<&Queue>,
+        send: bool,
+        rx_entries: u32,
+        completion_entries: u32,
+    ) -> PyResult<Socket> {
+        if receive.is_none() && !send {
+            return Err(PyValueError::new_err(
+                "a socket that neither receives nor sends this way need not be attached",
+            ));
+        }
+        let context = self.context()?;
+        let queue = receive.map(Queue::queue).transpose()?;
+        let fd: RawFd = sock.call_method0("fileno")?.extract()?;
+        if fd < 0 {
+            return Err(closed("socket"));
+        }
+        // SAFETY: It is only duplicated, during the call. One that is not open is refused.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) }
+            .try_clone_to_owned()
+            .map_err(|error| refused("cannot take the descriptor", error))?;
+        let config = SocketConfig {
+            receive: queue.as_deref(),
+            rx_entries,
+            send,
+            completion_entries,
+        };
+        let socket = py
+            .detach(|| context.attach_socket(TcpStream::from(fd), config))
+            .map_err(raise)?;
+        sock.call_method0("close")?;
+        Ok(Socket::new(socket, self.room.clone()))
+    }
+
+    /// Counters of the context, of all sockets and queues that it ever had, by name.
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let statistics = self.context()?.statistics().map_err(raise)?;
+        dict!(py, statistics;
+            id, regions, queues, sockets, attached, aborted, revoked, donated, free, rx_zerocopy, rx_copied_split, rx_copied_no_room,
+            rx_copied_unsplit, rx_zerocopy_packets, rx_copied_packets, tx_zerocopy, tx_sends, tx_copied, tx_copied_sends, bad_addr,
+            bad_return, empty)
+    }
+
+    /// Counters of a region that is attached, by name.
+    fn region_statistics<'py>(
+        &self,
+        py: Python<'py>,
+        region: &Region,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let statistics = self
+            .context()?
+            .region_statistics(region.region())
+            .map_err(raise)?;
+        dict!(py, statistics; rx_zerocopy, rx_copied, tx_zerocopy, bad_return, free)
+    }
+
+    /// Lets the context go. A second call does nothing.
+    fn close(&self, py: Python<'_>) {
+        let context = self.slot().take();
+        py.detach(|| drop(context));
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().context()?;
+        Ok(slf)
+    }
+
+    fn __exit__(&self, py: Python<'_>, _type: Py<PyAny>, _value: Py<PyAny>, _traceback: Py<PyAny>) {
+        self.close(py);
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<netgpu.Context of {}>", self.interface)
+    }
+}
+
+/// A receive queue of the device, which puts payload into donated memory. Context.open_queue() makes one.
+///
+/// It stays open until it was closed and all sockets that receive through it, and their pieces, are gone.
+#[pyclass(frozen, module = "netgpu")]
+pub(crate) struct Queue {
+    number: u32,
+    queue: Mutex<Option<Arc<netgpu::Queue>>>,
+    room: Arc<Room>,
+}
+
+impl Queue {
+    fn queue(&self) -> PyResult<Arc<netgpu::Queue>> {
+        self.slot().clone().ok_or_else(|| closed("queue"))
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<netgpu::Queue>>> {
+        // What is under the lock is whole at every step.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Queue {
+    /// Number of the device's receive queue.
+    #[getter]
+    fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Gives a span to the NIC for good, to receive into. Its region is attached to the queue's context.
+    fn donate(&self, span: &Span) -> PyResult<()> {
+        let queue = self.queue()?;
+        span.donate(&queue)?;
+        self.room.more();
+        Ok(())
+    }
+
+    /// Counters of the queue, by name.
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let statistics = self.queue()?.statistics().map_err(raise)?;
+        dict!(py, statistics; filled, bad_addr, bad_return, empty, refilled, drained, rx_zerocopy, rx_packets)
+    }
+
+    /// Lets the queue go. A second call does nothing.
+    fn close(&self, py: Python<'_>) {
+        let queue = self.slot().take();
+        py.detach(|| drop(queue));
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().queue()?;
+        Ok(slf)
+    }
+
+    fn __exit__(&self, py: Python<'_>, _type: Py<PyAny>, _value: Py<PyAny>, _traceback: Py<PyAny>) {
+        self.close(py);
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<netgpu.Queue {}>", self.number)
+    }
+}

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Registered memory, and the parts of it that Python owns.
+
+use std::ffi::c_int;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use netgpu::cuda::Gpu;
+use netgpu::{Backing, DmaBufMemory, HostMemory, MemoryArea, Payload};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyBufferError, PyIndexError, PyMemoryError, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyCapsule};
+
+use crate::dlpack::{self, Request};
+use crate::error::{raise, refused};
+use crate::loan::{self, Device, Loan};
+
+/// Registered memory: pinned, so that NICs reach it.
+///
+/// It is unpinned when the region, all that was taken of it, and the contexts that it was attached to are gone.
+///
+/// Region(nbytes, backing="private") allocates memory of the CPU, at least so much: "private", "shared" (a memfd's), or "huge" (pages of
+/// 2 MiB from the system's pool).
+#[pyclass(frozen, module = "netgpu")]
+pub(crate) struct Region {
+    region: netgpu::Region,
+    device: Device,
+}
+
+impl Region {
+    fn new(region: netgpu::Region) -> Self {
+        let device = Device::of(&region);
+        Self { region, device }
+    }
+
+    pub(crate) fn region(&self) -> &netgpu::Region {
+        &self.region
+    }
+}
+
+#[pymethods]
+impl Region {
+    #[new]
+    #[pyo3(signature = (nbytes, backing="private"))]
+    fn host(nbytes: usize, backing: &str) -> PyResult<Self> {
+        let backing = match backing {
+            "private" => Backing::Anonymous,
+            "shared" => Backing::Memfd,
+            "huge" => Backing::Huge2M,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "no backing {other:?}; there are \"private\", \"shared\" and \"huge\""
+                )));
+            }
+        };
+        let area = MemoryArea::new().map_err(raise)?;
+        let memory = HostMemory::new(nbytes, backing).map_err(raise)?;
+        area.add(memory).map(Self::new).map_err(raise)
+    }
+
+    /// Allocates memory of an NVIDIA GPU, at least so much: of the GPU with that number in CUDA, or of the thread's current one.
+    #[staticmethod]
+    #[pyo3(signature = (nbytes, gpu=None))]
+    fn cuda(nbytes: usize, gpu: Option<u32>) -> PyResult<Self> {
+        let allocate = || match gpu {
+            Some(ordinal) => Gpu::open(ordinal)?.allocate(nbytes),
+            None => Gpu::current()?.allocate(nbytes),
+        };
+        let area = MemoryArea::new().map_err(raise)?;
+        let memory = allocate().map_err(|error| raise(error.into()))?;
+        area.add_cuda(memory).map(Self::new).map_err(raise)
+    }
+
+    /// Registers nbytes at offset of a dma-buf. The descriptor stays yours.
+    #[staticmethod]
+    fn dma_buf(fd: RawFd, offset: u64, nbytes: usize) -> PyResult<Self> {
+        if fd < 0 {
+            return Err(PyValueError::new_err("a file descriptor is not negative"));
+        }
+        // SAFETY: It is only duplicated, during the call. One that is not open is refused.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) }
+            .try_clone_to_owned()
+            .map_err(|error| refused("cannot take the descriptor", error))?;
+        let area = MemoryArea::new().map_err(raise)?;
+        let memory = DmaBufMemory::new(fd, offset, nbytes).map_err(raise)?;
+        area.add_dma_buf(memory).map(Self::new).map_err(raise)
+    }
+
+    /// Number of bytes.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.region.len()
+    }
+
+    fn __len__(&self) -> usize {
+        self.region.len()
+    }
+
+    /// The address of the first byte: for a GPU's memory that in CUDA, and for a dma-buf one that only stands for it.
+    #[getter]
+    fn address(&self) -> usize {
+        self.region.address()
+    }
+
+    /// Who reaches the bytes: "cpu", "cuda:0" and so on, or "dma-buf".
+    #[getter]
+    fn device(&self) -> String {
+        self.device.name()
+    }
+
+    /// Takes nbytes in one piece, rounded up to whole buffers (pages); all of a region that nobody has taken a part of, if left out.
+    #[pyo3(signature = (nbytes=None))]
+    fn take(&self, nbytes: Option<usize>) -> PyResult<Span> {
+        let nbytes = nbytes.unwrap_or(self.region.len());
+        if nbytes == 0 {
+            return Err(PyValueError::new_err("a span has at least one byte"));
+        }
+        let span = self.region.take(nbytes).ok_or_else(|| {
+            PyMemoryError::new_err(format!(
+                "the region has no {nbytes} bytes in one piece that are free"
+            ))
+        })?;
+        Ok(Span::new(span, self.device.clone()))
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "<netgpu.Region of {} bytes, {}>",
+            self.region.len(),
+            self.device.name()
+        )
+    }
+}
+
+/// A part of a region that is yours: to fill and send, or to donate to a queue.
+///
+/// Memoryviews, arrays and tensors of it can be written to. While it is being sent there can be none: the NIC reads the bytes until the send
+/// has finished. It is free for Region.take() when it was released, or is gone, and so is all that was made of it.
+#[pyclass(frozen, module = "netgpu")]
+pub(crate) struct Span {
+    shared: Arc<SpanShared>,
+}
+
+pub(crate) struct SpanShared {
+    address: usize,
+    len: usize,
+    device: Device,
+    state: Mutex<State>,
+}
+
+struct State {
+    bytes: Bytes,
+    /// What was made of it and is not gone.
+    loans: usize,
+    released: bool,
+}
+
+enum Bytes {
+    Ours(netgpu::Span),
+    /// Under way in so many sends.
+    Sending(Payload, usize),
+    /// And what became of them.
+    Gone(&'static str),
+}
+
+impl State {
+    /// Frees what nobody will use again.
+    fn tidy(&mut self) {
+        if self.released && self.loans == 0 && matches!(self.bytes, Bytes::Ours(_)) {
+            self.bytes = Bytes::Gone("released");
+        }
+    }
+
+    /// Fails unless they are ours.
+    fn ours(&mut self) -> PyResult<&mut netgpu::Span> {
+        if self.released {
+            return Err(PyValueError::new_err("the span was released"));
+        }
+        match &mut self.bytes {
+            Bytes::Ours(span) => Ok(span),
+            Bytes::Sending(..) => Err(PyBufferError::new_err(
+                "the span is being sent: its bytes are yours again when the send has finished",
+            )),
+            Bytes::Gone(fate) => Err(PyValueError::new_err(format!("the span was {fate}"))),
+        }
+    }
+
+    /// Fails if anybody could write to them.
+    fn unlent(&self) -> PyResult<()> {
+        match self.loans {
+            0 => Ok(()),
+            loans => Err(PyBufferError::new_err(format!(
+                "the span has {loans} views, arrays or tensors that could still change it: release or delete them first"
+            ))),
+        }
+    }
+}
+
+impl SpanShared {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // What is under the lock is whole at every step.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the loan of a span keeps.
+struct Lent(Arc<SpanShared>);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.loans -= 1;
+        state.tidy();
+    }
+}
+
+impl Span {
+    fn new(span: netgpu::Span, device: Device) -> Self {
+        let shared = SpanShared {
+            address: span.address(),
+            len: span.len(),
+            device,
+            state: Mutex::new(State {
+                bytes: Bytes::Ours(span),
+                loans: 0,
+                released: false,
+            }),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    pub(crate) fn start(&self) -> usize {
+        self.shared.address
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shared.len
+    }
+
+    /// Gives it to `queue` for good. If that is refused, it is free.
+    pub(crate) fn donate(&self, queue: &netgpu::Queue) -> PyResult<()> {
+        let mut state = self.shared.state();
+        state.ours()?;
+        state.unlent()?;
+        if let Bytes::Ours(span) = std::mem::replace(&mut state.bytes, Bytes::Gone("donated")) {
+            queue.donate(span).map_err(|error| {
+                state.bytes = Bytes::Gone("refused, and released");
+                raise(error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The bytes from `start` to `stop`, for sends. [`Self::sent`] is to be told what becomes of each.
+    pub(crate) fn payload(&self, start: usize, stop: Option<usize>) -> PyResult<Payload> {
+        let len = self.shared.len;
+        let stop = stop.unwrap_or(len);
+        if start > stop || stop > len {
+            return Err(PyIndexError::new_err(format!(
+                "bytes {start} to {stop} are not within a span of {len}"
+            )));
+        }
+        let mut state = self.shared.state();
+        if !matches!(state.bytes, Bytes::Sending(..)) || state.released {
+            state.ours()?;
+        }
+        state.unlent()?;
+        let whole = match std::mem::replace(&mut state.bytes, Bytes::Gone("lost")) {
+            Bytes::Ours(span) => (span.into_payload(0..len), 1),
+            Bytes::Sending(payload, sends) => (payload, sends + 1),
+            Bytes::Gone(_) => unreachable!("it was not a moment ago"),
+        };
+        let mut payload = whole.0.head(stop);
+        payload.advance(start);
+        state.bytes = Bytes::Sending(whole.0, whole.1);
+        Ok(payload)
+    }
+
+    /// One more send of the bytes is under way.
+    pub(crate) fn sending(&self) {
+        if let Bytes::Sending(_, sends) = &mut self.shared.state().bytes {
+            *sends += 1;
+        }
+    }
+
+    /// A send has finished, or was not made. Nobody has its payload.
+    pub(crate) fn sent(&self) {
+        let mut state = self.shared.state();
+        state.bytes = match std::mem::replace(&mut state.bytes, Bytes::Gone("lost")) {
+            Bytes::Sending(payload, 1) => match payload.into_span() {
+                Ok(span) => Bytes::Ours(span),
+                Err(payload) => Bytes::Sending(payload, 0),
+            },
+            Bytes::Sending(payload, sends) => Bytes::Sending(payload, sends - 1),
+            other => other,
+        };
+        state.tidy();
+    }
+
+    /// Its socket was closed while it was being sent.
+    pub(crate) fn lost(&self) {
+        self.shared.state().bytes = Bytes::Gone("being sent when its socket was closed");
+    }
+
+    fn lend(&self) -> PyResult<Loan> {
+        let mut state = self.shared.state();
+        state.ours()?;
+        state.loans += 1;
+        let lent = Lent(self.shared.clone());
+        let (address, len, device) = (
+            self.shared.address,
+            self.shared.len,
+            self.shared.device.clone(),
+        );
+        // SAFETY: The bytes are ours as long as `loans` says so, which `Lent` answers for.
+        Ok(unsafe { Loan::new(address, len, device, lent) })
+    }
+
+    fn copy(&self, offset: usize, bytes: &mut [u8]) -> PyResult<()> {
+        let mut state = self.shared.state();
+        state.ours()?.read(offset, bytes).map_err(raise)
+    }
+}
+
+#[pymethods]
+impl Span {
+    /// Number of bytes.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.shared.len
+    }
+
+    fn __len__(&self) -> usize {
+        self.shared.len
+    }
+
+    /// The address of the first byte, see Region.address.
+    #[getter]
+    fn address(&self) -> usize {
+        self.shared.address
+    }
+
+    /// Who reaches the bytes: "cpu", "cuda:0" and so on, or "dma-buf".
+    #[getter]
+    fn device(&self) -> String {
+        self.shared.device.name()
+    }
+
+    /// Whether the NIC may be reading it.
+    #[getter]
+    fn in_flight(&self) -> bool {
+        matches!(self.shared.state().bytes, Bytes::Sending(..))
+    }
+
+    /// Copies bytes to offset, into whatever memory.
+    #[pyo3(signature = (data, offset=0))]
+    fn write(&self, py: Python<'_>, data: PyBuffer<u8>, offset: usize) -> PyResult<()> {
+        let data = data.to_vec(py)?;
+        if offset > self.shared.len || data.len() > self.shared.len - offset {
+            return Err(PyIndexError::new_err(format!(
+                "{} bytes at {offset} are not within a span of {}",
+                data.len(),
+                self.shared.len
+            )));
+        }
+        py.detach(|| {
+            self.shared
+                .state()
+                .ours()?
+                .write(offset, &data)
+                .map_err(raise)
+        })
+    }
+
+    /// A copy of the bytes, from whatever memory.
+    fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        PyBytes::new_with(py, self.shared.len, |bytes| {
+            py.detach(|| self.copy(0, bytes))
+        })
+    }
+
+    /// Gives the span up. Its memory is free as soon as nothing that was made of it is left, and no send of it is under way. A second call
+    /// does nothing.
+    fn release(&self) {
+        let mut state = self.shared.state();
+        state.released = true;
+        state.tidy();
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().shared.state().ours()?;
+        Ok(slf)
+    }
+
+    fn __exit__(&self, _type: Py<PyAny>, _value: Py<PyAny>, _traceback: Py<PyAny>) {
+        self.release();
+    }
+
+    /// Gives a tensor of the bytes that can be written to, as the array API standard has it: numpy.from_dlpack(span).
+    #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
+    fn __dlpack__<'py>(
+        &self,
+        py: Python<'py>,
+        stream: Option<i64>,
+        max_version: Option<(u32, u32)>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let request = Request {
+            stream,
+            max_version,
+            dl_device,
+            copy,
+        };
+        let copy = || {
+            let mut bytes = vec![0; self.shared.len];
+            py.detach(|| self.copy(0, &mut bytes)).map(|()| bytes)
+        };
+        request.answer(py, &self.shared.device, || self.lend(), copy)
+    }
+
+    /// The device of the tensor, as DLPack numbers them.
+    fn __dlpack_device__(&self) -> PyResult<(i32, i32)> {
+        dlpack::identity(&self.shared.device)
+    }
+
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        let loan = slf.get().lend()?;
+        // SAFETY: Python calls the two as they are meant.
+        unsafe { loan::lend(slf, loan, view, flags) }
+    }
+
+    unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
+        // SAFETY: As above.
+        unsafe { loan::release(view) };
+    }
+
+    fn __repr__(&self) -> String {
+        let shared = &self.shared;
+        format!(
+            "<netgpu.Span of {} bytes, {}>",
+            shared.len,
+            shared.device.name()
+        )
+    }
+}

@@ -1,0 +1,102 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# shellcheck shell=dash
+#
+# The Python module (crates/netgpu-python), with numpy for a library that takes tensors: host memory and, with the stand-ins of ../cuda, a
+# GPU's; the examples of examples/python, and the program of docs/python.md.
+cd "$(dirname "$0")" || exit 1
+. ../lib/ktap.sh
+. ../lib/nic.sh
+. ../lib/check.sh
+. ../lib/transfer.sh
+
+bytes=4194304
+export PYTHONPATH="$PWD:$PWD/home/lib/python3/dist-packages" PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1
+python=$PWD/home/bin/python3
+
+# The module says what its stub says, and everything has a text.
+types_are_told() {
+	$python stub.py
+}
+
+# listening ARGS...: a program of ours is. Leaves $ours.
+listening() {
+	$python "$@" >"$work/got" 2>"$work/ours.err" &
+	ours=$!
+	defer reap "$ours"
+	until_true 60 is_listening "$work/ours.err" "$ours"
+	alive "$ours" || fail "$(cat "$work/ours.err")"
+}
+
+# receive PROGRAM ARGS...: a plain sender's stream, byte for byte.
+receive() {
+	plain-peer make "$work/file" --bytes $bytes
+	listening "$@"
+	peer_sender plain "$(address ours 4 5001)" --file "$work/file"
+	finished "$ours" 60 "$work/ours.err"
+	finished "$peer" 10 "$work/peer.err"
+	cmp "$work/file" "$work/got" || fail "other bytes came than were sent"
+	sed 's/^/# /' "$work/ours.err"
+	rm "$work/file" "$work/got"
+}
+
+send() {
+	plain-peer make "$work/file" --bytes $bytes
+	peer_receiver "$(address peer 4 5002)" --output "$work/got"
+	$python send.py "$NETGPU_DEV" "$NETGPU_PEER_ADDR4" 5002 "$work/file" 2>"$work/ours.err" || fail "$(cat "$work/ours.err")"
+	finished "$peer" 10 "$work/peer.err"
+	cmp "$work/file" "$work/got" || fail "other bytes came than were sent"
+	sed 's/^/# /' "$work/ours.err"
+	rm "$work/file" "$work/got"
+}
+
+# The program of the documentation, as it stands there, for which the NIC is eth0 and has other addresses.
+documented() {
+	[ "$NETGPU_DEV" = eth0 ] || skip "the port is $NETGPU_DEV"
+	ip address add 192.0.2.1/24 dev eth0
+	defer ip address delete 192.0.2.1/24 dev eth0
+	in_peer ip address add 192.0.2.2/24 dev "$NETGPU_PEER_DEV"
+	defer in_peer ip address delete 192.0.2.2/24 dev "$NETGPU_PEER_DEV"
+	mkdir "$work/blocks"
+	awk -v area=python -v out="$work/blocks" -f ../lib/blocks.awk python.md | while read -r number _; do
+		cat "$work/blocks/$number"
+	done >"$work/documented.py"
+	$python "$work/documented.py" >"$work/ours.err" 2>&1 &
+	ours=$!
+	defer reap "$ours"
+	until_true 60 is_listening "$work/ours.err" "$ours"
+	peer_receiver 192.0.2.2:5002 --output "$work/got"
+	head -c $bytes /dev/zero | in_peer nc 192.0.2.1 5001
+	finished "$ours" 60 "$work/ours.err"
+	finished "$peer" 10 "$work/peer.err"
+	sed 's/^/# /' "$work/ours.err"
+	grep -q "^$bytes bytes, the commonest is 0$" "$work/ours.err" || fail "it has received something else"
+	head -c 1048576 /dev/zero | tr '\0' '*' | cmp - "$work/got" || fail "other bytes came than were sent"
+}
+
+nothing_is_left() {
+	until_true 10 pinned_is "$start_pinned"
+	until_true 10 module_unload
+	until_true 10 rmmod standin_nvidia
+	until_true 10 rmmod standin_gpu
+	nic_ping
+	check_log
+}
+
+plan 8
+nic_up
+nic_steer 1 5001
+ethtool -G "$NETGPU_DEV" tcp-data-split on
+modprobe netgpu || echo "# modprobe netgpu failed"
+start_pinned=$(pinned_pages)
+run types_are_told
+program host $python host.py
+run receive receive.py "$NETGPU_DEV" 1 5001
+run receive receive.py --asyncio "$NETGPU_DEV" 1 5001
+run send
+run documented
+modprobe standin_gpu
+modprobe standin_nvidia
+LD_LIBRARY_PATH=$PWD program gpu $python gpu.py
+run nothing_is_left
+finish

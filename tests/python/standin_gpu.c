@@ -1,0 +1,1 @@
+../cuda/standin_gpu.c

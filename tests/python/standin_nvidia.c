@@ -1,0 +1,1 @@
+../cuda/standin_nvidia.c
