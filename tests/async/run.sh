@@ -52,7 +52,7 @@ wakes_when_pieces_come_back() {
 	echo 4096 8388608 8388608 >/proc/sys/net/ipv4/tcp_rmem
 	# Leaves enough buffers for all packets, of which two share one.
 	ethtool -G "$NETGPU_DEV" rx 256
-	listening 1 hold
+	listening 1 $((200 * ${NETGPU_TEST_SLOW:-1}))
 	peer_sender plain "$(address ours 4 5001)" --bytes $bytes
 	finished "$ours" 30 "$work/err"
 	finished "$peer" 10 "$work/peer.err"

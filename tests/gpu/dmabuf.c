@@ -376,7 +376,7 @@ TEST_F(revoke, unfinished_sends)
 {
 	struct netgpu_attach_socket a, b;
 	size_t unit = buffer_size(), n;
-	int first[2], second[2], err = 0, area = ng_open();
+	int first[2], second[2], err = 0, room = 1 << 20, small = 4096, area = ng_open();
 	struct netgpu_socket_stats stats;
 	char *host = memory(16 * unit), *buf = malloc(16 * unit);
 	socklen_t len = sizeof(err);
@@ -387,7 +387,9 @@ TEST_F(revoke, unfinished_sends)
 	ASSERT_EQ(0, tcp_pair(AF_INET, second));
 	ASSERT_EQ(0, ng_attach_socket(self->r.fd, first[0], 0, 64, &a));
 	ASSERT_EQ(0, ng_attach_socket(self->r.fd, second[0], 0, 64, &b));
-	/* More than the peer takes, as it does not read. */
+	/* More than the peer takes, as it does not read: what is over stays, however long it may take until it is seen. */
+	ASSERT_EQ(0, setsockopt(first[0], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)));
+	ASSERT_EQ(0, setsockopt(first[1], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)));
 	while (send(first[0], bar, LEN / 2, MSG_ZEROCOPY | MSG_NOSIGNAL | MSG_DONTWAIT) > 0)
 		;
 	EXPECT_TRUE(errno == EAGAIN || errno == ENOBUFS) TH_LOG("%s", strerror(errno));

@@ -169,9 +169,12 @@ int sh(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Milliseconds of the monotonic clock. */
 long long now_ms(void);
 
-/* Waits until @cond holds or @ms have passed; the value is whether it held. */
+/* How many times slower than usual everything may be: on kernels with debugging. */
+int slowness(void);
+
+/* Waits until @cond holds or @ms have passed, as many times over as everything is slower; the value is whether it held. */
 #define WAIT_FOR(cond, ms) ({						\
-	long long __end = now_ms() + (ms);				\
+	long long __end = now_ms() + (ms) * slowness();		\
 	bool __held;							\
 	while (!(__held = (cond)) && now_ms() < __end)			\
 		usleep(1000);						\

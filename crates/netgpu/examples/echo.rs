@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sends back what it receives, on any number of connections at a time, one task for each:
 //!
-//!     echo DEVICE QUEUE ADDRESS:PORT CONNECTIONS [hold]
+//!     echo DEVICE QUEUE ADDRESS:PORT CONNECTIONS [MILLISECONDS]
 //!
-//! Ends when so many connections have ended. With `hold`, nothing is sent back: received pieces are held until no more come, in another
-//! task than the one that receives.
+//! Ends when so many connections have ended. With MILLISECONDS, nothing is sent back: another task than the one that receives holds the
+//! pieces until for so long none has come.
 //!
 //! The device's header split is to be on, and the port steered to that queue: docs/concepts.md, "Steering".
 
@@ -24,23 +24,27 @@ const RECEIVE: usize = 64 << 20;
 const RECEIVE_TO_HOLD: usize = 4 << 20;
 /// Bytes to send from for each connection.
 const SEND: usize = 1 << 20;
-/// For how long no piece must come for the held ones to be given back.
-const QUIET: Duration = Duration::from_millis(200);
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (device, queue, address, connections, hold) = match &arguments[..] {
-        [device, queue, address, connections] => (device, queue, address, connections, false),
-        [device, queue, address, connections, word] if word == "hold" => {
-            (device, queue, address, connections, true)
+    let (device, queue, address, connections, quiet) = match &arguments[..] {
+        [device, queue, address, connections] => (device, queue, address, connections, None),
+        [device, queue, address, connections, quiet] => {
+            let quiet = quiet.parse().context("MILLISECONDS is no number")?;
+            let quiet = Duration::from_millis(quiet);
+            (device, queue, address, connections, Some(quiet))
         }
-        _ => bail!("usage: echo DEVICE QUEUE ADDRESS:PORT CONNECTIONS [hold]"),
+        _ => bail!("usage: echo DEVICE QUEUE ADDRESS:PORT CONNECTIONS [MILLISECONDS]"),
     };
     let connections: usize = connections.parse().context("CONNECTIONS is no number")?;
 
     let area = MemoryArea::new()?;
-    let bytes = if hold { RECEIVE_TO_HOLD } else { RECEIVE };
+    let bytes = if quiet.is_some() {
+        RECEIVE_TO_HOLD
+    } else {
+        RECEIVE
+    };
     let memory = area.add(HostMemory::new(bytes, Backing::Anonymous)?)?;
     let context = Context::open(device)?;
     context.attach(&memory)?;
@@ -57,8 +61,8 @@ async fn main() -> Result<()> {
     for _ in 0..connections {
         let (stream, peer) = listener.accept().await.context("cannot accept")?;
         let socket = attach(&context, &queue, stream)?;
-        if hold {
-            tasks.spawn(async move { (peer, held(socket).await) });
+        if let Some(quiet) = quiet {
+            tasks.spawn(async move { (peer, held(socket, quiet).await) });
         } else {
             let send = area.add(HostMemory::new(SEND, Backing::Anonymous)?)?;
             context.attach(&send)?;
@@ -110,13 +114,13 @@ async fn echo(mut socket: AsyncSocket, memory: Region) -> Result<usize> {
     Ok(bytes)
 }
 
-/// Receives, and has another task hold the pieces; returns how many bytes they had.
-async fn held(mut socket: AsyncSocket) -> Result<usize> {
+/// Receives, and has another task hold the pieces until for `quiet` none has come; returns how many bytes they had.
+async fn held(mut socket: AsyncSocket, quiet: Duration) -> Result<usize> {
     let (sender, mut receiver) = mpsc::unbounded_channel::<Piece>();
     let holder = tokio::spawn(async move {
         let (mut pieces, mut most) = (Vec::new(), 0);
         loop {
-            match tokio::time::timeout(QUIET, receiver.recv()).await {
+            match tokio::time::timeout(quiet, receiver.recv()).await {
                 Ok(Some(piece)) => pieces.push(piece),
                 Ok(None) => return most,
                 Err(_) => {
