@@ -144,13 +144,33 @@ firmware_asserts() {
 	stream_out 8388608 true
 }
 
+# A command that the card does not answer: the driver waits, and meanwhile everything else goes on. What asks for the temperature holds
+# no lock that others wait for.
+command_sticks() {
+	local reader
+	ethtool -S "$NETGPU_DEV" >/dev/null
+	connectx '{"do":"stick-commands","port":0}'
+	cat "/sys/class/net/$NETGPU_DEV/device/hwmon/"hwmon*/temp1_input >"$work/temperature" 2>&1 &
+	reader=$!
+	until_true 10 grep -q '^State:.D' "/proc/$reader/status"
+	ethtool -S "$NETGPU_DEV" >/dev/null
+	nic_mtu 9000
+	nic_mtu 1500
+	nic_ping
+	grep -q '^State:.D' "/proc/$reader/status" || fail "it was answered: $(cat "$work/temperature")"
+	# Before the driver gives it up, after a minute: from then on its mlx5_cmd_flush(), when it goes, waits for ever.
+	connectx '{"do":"stick-commands","port":0,"count":0}'
+	finished "$reader" 10 "$work/temperature"
+	equal "temperature" "$(cat "$work/temperature")" 45000
+}
+
 nothing_is_left() {
 	until_true 20 module_unload
 	nic_ping
 	check_log
 }
 
-plan 14
+plan 15
 nic_up
 modprobe netgpu
 run impaired dropped '"drop":0.01'
@@ -166,6 +186,7 @@ run link_flaps
 run receiver_starves
 run queue_recovers fail-sends tx
 run queue_recovers fail-receives rx
+run command_sticks
 run firmware_asserts
 run nothing_is_left
 finish

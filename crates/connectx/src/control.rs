@@ -16,6 +16,7 @@ use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use crate::cmd;
 use crate::datapath::link::{self, Cable};
 use crate::fault::capture::Capture;
 use crate::fault::wire::Fates;
@@ -94,11 +95,11 @@ pub enum Request {
         #[serde(default = "one")]
         count: u32,
     },
-    /// Take commands of a port's driver and never answer them.
+    /// Take commands of a port's driver and do not answer them.
     StickCommands {
         /// The port.
         port: usize,
-        /// How many.
+        /// How many; with 0, those that wait get their answers.
         #[arg(default_value_t = 1)]
         #[serde(default = "one")]
         count: u32,
@@ -210,7 +211,13 @@ impl Request {
                 cable.ports.read()[check(port)?].faults.fail_receives(count);
             }
             Self::StickCommands { port, count } => {
-                cable.ports.write()[check(port)?].faults.stuck_commands = count;
+                let ports = &mut cable.ports.write();
+                let faults = &mut ports[check(port)?].faults;
+                faults.stuck_commands = count;
+                if count == 0 {
+                    let late = std::mem::take(&mut faults.stuck_slots);
+                    cmd::doorbell(ports, port, late);
+                }
             }
             Self::Assert { port, syndrome } => {
                 check(port)?;

@@ -243,15 +243,33 @@ fn commands_are_taken_and_not_answered() {
     let setup = Setup::new(PAUSE);
     let port = setup.port(0);
     let alloc_pd = || Message::new(0x800, 16);
+    // An event queue that is told of commands.
+    let events = setup.alloc(4096);
+    let eq = Message::new(0x301, 0x118)
+        .bits(0x1c, 28, 24, 6)
+        .bits(0x24, 11, 0, 1)
+        .u64(0x58, 1 << 0x0a);
+    port.create(eq.pages(0x110, events, 1));
+    let told = || {
+        let slots = |i: u64| setup.memory().load(events + 64 * i + 0x20);
+        (0..64).filter(|&i| slots(i) != Ok(0)).count()
+    };
     let stick = Request::StickCommands { port: 0, count: 1 };
     stick.run(&setup.cable).unwrap();
     let entry = port.submit(&alloc_pd(), 16);
     assert_eq!(entry[0x3f] & 1, 1, "the entry is still the device's");
+    assert_eq!(told(), 0, "a command that has no answer has no event");
+    let late = Request::StickCommands { port: 0, count: 0 };
+    late.run(&setup.cable).unwrap();
+    assert_eq!(port.answer()[0x3f] & 1, 0, "the answer is there, late");
+    assert_eq!(told(), 1);
     port.create(alloc_pd());
+    assert_eq!(told(), 2);
     let assert = Request::Assert {
         port: 0,
         syndrome: 1,
     };
     assert.run(&setup.cable).unwrap();
     assert_eq!(port.submit(&alloc_pd(), 16)[0x3f] & 1, 1);
+    assert_eq!(told(), 2);
 }

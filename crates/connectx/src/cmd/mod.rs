@@ -68,8 +68,8 @@ pub fn doorbell(ports: &mut [Port; 2], me: usize, slots: u32) {
         // Neither the command that makes the command event queue nor the one that destroys it is
         // told of there.
         let events = has_command_events(port);
-        run(port, slot);
-        if events && has_command_events(port) {
+        let answered = run(port, slot);
+        if answered && events && has_command_events(port) {
             port.event(EventType::Command, Eqe::command(1 << slot));
         }
         // After the command is done: the driver asks for the state when it hears of a change.
@@ -81,20 +81,21 @@ fn has_command_events(port: &Port) -> bool {
     port.hca.eqs.iter().any(|eq| eq.takes(EventType::Command))
 }
 
-/// Executes the command in `slot`.
-fn run(port: &mut Port, slot: u32) {
+/// Executes the command in `slot`. Returns whether it has an answer.
+fn run(port: &mut Port, slot: u32) -> bool {
     if port.registers.assert() != 0 {
-        return;
+        return false;
     }
     if let Some(left) = port.faults.stuck_commands.checked_sub(1) {
         port.faults.stuck_commands = left;
-        return;
+        port.faults.stuck_slots |= 1 << slot;
+        return false;
     }
     let address = port.registers.command_queue() + (u64::from(slot) << LOG_CMDQ_STRIDE);
     let mut bytes = [0; entry::SIZE];
     if let Err(fault) = port.bus.memory.read(address, &mut bytes) {
         error!(slot, %fault, "command queue cannot be read");
-        return;
+        return false;
     }
     let delivery = match deliver(port, &mut bytes) {
         Ok(()) => Delivery::Ok,
@@ -105,9 +106,11 @@ fn run(port: &mut Port, slot: u32) {
     };
     // Ownership goes back with the last word.
     FieldsMut(&mut bytes).set_bits(entry::STATUS_WORD, 7, 0, (delivery as u32) << 1);
-    if let Err(fault) = port.bus.memory.publish(address, &bytes) {
+    let written = port.bus.memory.publish(address, &bytes);
+    if let Err(fault) = written {
         error!(slot, %fault, "command queue cannot be written");
     }
+    written.is_ok()
 }
 
 /// Takes the message apart, executes it, and puts the answer together.

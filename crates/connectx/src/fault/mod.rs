@@ -115,8 +115,10 @@ pub struct PortFaults {
     starved: AtomicBool,
     /// `receive` or `starved` may be set: what the data path looks at.
     arrivals: AtomicBool,
-    /// Commands that are taken and never answered, from here on.
+    /// Commands that are taken and not answered, from here on.
     pub stuck_commands: u32,
+    /// Slots of those that were.
+    pub stuck_slots: u32,
     /// The transceiver gives no light, whatever the driver wants.
     pub dark: bool,
     /// No plug is in it.

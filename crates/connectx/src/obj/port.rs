@@ -184,6 +184,7 @@ impl Port {
     pub fn start_over(&mut self) {
         debug!("objects dropped");
         self.hca = Hca::new(self.model, self.mac);
+        self.faults.stuck_slots = 0;
         self.lose_link();
     }
 

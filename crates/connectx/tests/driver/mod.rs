@@ -306,7 +306,12 @@ impl<'s> Port<'s> {
         entry.0[0x10..0x20].copy_from_slice(head);
         setup.write(self.queue, &entry.0);
         self.store(0x18, 1);
-        setup.read(self.queue, 64)
+        self.answer()
+    }
+
+    /// The entry of the last command as it is now.
+    pub fn answer(&self) -> Vec<u8> {
+        self.setup.read(self.queue, 64)
     }
 
     /// Executes a command; returns delivery status and output.
