@@ -60,12 +60,15 @@
 //! The interface is described by the driver: `include/linux/mlx5/` and
 //! `drivers/net/ethernet/mellanox/mlx5/core/` of Linux. Names of structures and fields are from there.
 
+#![deny(unsafe_code)]
+
 pub mod bits;
 pub mod clock;
 pub mod cmd;
 pub mod control;
 pub mod datapath;
 pub mod fault;
+#[expect(unsafe_code, reason = "guest memory is files that are mapped")]
 pub mod mem;
 pub mod model;
 pub mod obj;
