@@ -72,7 +72,7 @@ help:
 	@echo 'make demo               a file through zero-copy TCP, both ways, shown'
 	@echo '                        GPU=1: with memory of a stand-in for a GPU, and with what CPUs do to it counted'
 	@echo 'make test               every test; ARGS="rx tx" runs only these (see scripts/test --help)'
-	@echo '                        JOBS=1: one area at a time (otherwise two)'
+	@echo '                        JOBS=1: one area at a time (otherwise up to three)'
 	@echo '                        KERNEL=debug: those of the guest on a kernel with lockdep, KASAN and more; slow'
 	@echo '                        KERNEL=kcsan: on one that finds data races; slow'
 	@echo 'make test-nic           the kernel'"'"'s own driver selftests on the software ConnectX; ARGS=cx5 for one profile'
