@@ -44,16 +44,18 @@ lro() {
 	ethtool -k "$NETGPU_DEV" | grep -q "^large-receive-offload: $1"
 }
 
-# merges PACKETS BUFFERS ADDRESS MTU: a stream comes in much fewer buffers than packets, by these counters.
+# merges PACKETS BUFFERS ADDRESS MTU: a stream comes in much fewer buffers than packets, by these counters. How many packets come in one
+# poll is up to the pace of the sender, which kernels with debugging slow down, too.
 merges() {
-	local packets buffers
+	local packets buffers halves=6
+	[ "${NETGPU_TEST_SLOW:-1}" = 1 ] || halves=3
 	packets=$(nic_counter "$1")
 	buffers=$(nic_counter "$2")
 	plain_stream "$3" "$4"
 	packets=$(($(nic_counter "$1") - packets))
 	buffers=$(($(nic_counter "$2") - buffers))
 	note "$1 $packets, $2 $buffers"
-	[ "$packets" -ge $((3 * buffers)) ] && [ "$buffers" -gt 0 ] || fail "hardly anything was merged"
+	[ $((2 * packets)) -ge $((halves * buffers)) ] && [ "$buffers" -gt 0 ] || fail "hardly anything was merged"
 }
 
 lro_with() {
