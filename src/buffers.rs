@@ -8,17 +8,21 @@
 //! deliver it; that is what a socket's share limits.
 
 use crate::ffi::{
+    inline::{
+        add,
+        cmpxchg,
+        peek,
+        sub, //
+    },
     lock::{
         new_bh_lock,
         BhLock, //
-    },
-    peek::peek, //
+    }, //
 };
 use kernel::{
     prelude::*,
     sync::atomic::{
         Atomic,
-        Full,
         Relaxed, //
     }, //
 };
@@ -108,14 +112,14 @@ impl Shares {
 
     fn charge(&self, slot: Slot) {
         if let Some(held) = self.held.get(slot as usize) {
-            held.fetch_add(1, Relaxed);
+            add(held, 1);
         }
     }
 
     fn release(&self, slot: Slot) {
         match self.held.get(slot as usize) {
-            Some(held) => held.fetch_sub(1, Relaxed),
-            None => self.donated.fetch_add(1, Relaxed),
+            Some(held) => sub(held, 1),
+            None => add(&self.donated, 1),
         };
     }
 }
@@ -165,7 +169,7 @@ impl Buffers {
         let mut old = peek(hold);
         loop {
             let (slot, count) = unpack(old);
-            match hold.cmpxchg(old, f(slot, count)?, Full) {
+            match cmpxchg(hold, old, f(slot, count)?) {
                 Ok(_) => return Some((slot, count)),
                 Err(now) => old = now,
             }
@@ -211,7 +215,7 @@ impl Buffers {
     pub(crate) fn put_free(&self, index: u32, shares: &Shares) {
         // There is room: each buffer is on the list at most once.
         if self.free.lock().push_within_capacity(index).is_ok() && self.writable {
-            shares.free.fetch_add(1, Relaxed);
+            add(&shares.free, 1);
         }
     }
 
@@ -219,9 +223,35 @@ impl Buffers {
     pub(crate) fn take_free(&self, shares: &Shares) -> Option<u32> {
         let index = self.free.lock().pop()?;
         if self.writable {
-            shares.free.fetch_sub(1, Relaxed);
+            sub(&shares.free, 1);
         }
         Some(index)
+    }
+
+    /// At most `max` buffers of the free list become the caller's, by `take`; `keep` of those of all free lists that can be copied into
+    /// stay. Returns how many.
+    pub(crate) fn take_free_down_to(
+        &self,
+        keep: u32,
+        max: u32,
+        shares: &Shares,
+        mut take: impl FnMut(u32),
+    ) -> u32 {
+        let mut free = self.free.lock();
+        let max = match self.writable {
+            true => max.min(peek(&shares.free).saturating_sub(keep)),
+            false => max,
+        };
+        let mut taken = 0;
+        while taken < max {
+            let Some(index) = free.pop() else { break };
+            take(index);
+            taken += 1;
+        }
+        if self.writable {
+            sub(&shares.free, taken);
+        }
+        taken
     }
 
     /// Buffers on the free list.
@@ -289,6 +319,14 @@ mod tests {
     fn the_free_list_holds_every_buffer() -> Result {
         let (buffers, shares) = buffers(3)?;
         assert_eq!(buffers.take_free(&shares), None);
+        for index in 0..3 {
+            buffers.put_free(index, &shares);
+        }
+        for (keep, max, taken) in [(3, 9, 0), (2, 9, 1), (0, 1, 1), (0, 9, 1), (0, 9, 0)] {
+            let mut seen = 0;
+            let count = buffers.take_free_down_to(keep, max, &shares, |_| seen += 1);
+            assert_eq!((count, seen), (taken, taken));
+        }
         for index in 0..3 {
             buffers.put_free(index, &shares);
         }

@@ -170,53 +170,16 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the next buffer that user space gives back off the ring; `f` gets the count that it gave up. Ends with
-    /// [`None`] when the ring is empty or `left` entries have been looked at.
-    fn next<'a>(
-        &self,
-        fill: &mut Consumer<Mapping<FillEntry>>,
-        table: &'a Table,
-        left: &mut u32,
-    ) -> Option<(&'a Attachment, u32)> {
-        while *left > 0 {
-            let entry = fill.pop()?;
-            *left -= 1;
-            let addr = usize::try_from(entry.addr).unwrap_or(usize::MAX);
-            let found = table
-                .find(addr)
-                .filter(|(attachment, _)| attachment.map.is_live());
-            let Some((attachment, index)) = found else {
-                trace::bad_addr(self.context.id(), self.id, entry.addr);
-                self.stats.bad_addr.add(1);
-                self.context.stats().add(OfContext::BadAddr, 1);
-                continue;
-            };
-            if attachment
-                .buffers
-                .take_back(index, self.context.shares())
-                .is_err()
-            {
-                trace::bad_return(self.context.id(), self.id, entry.addr);
-                self.stats.bad_return.add(1);
-                attachment.stats.add(OfRegion::BadReturn, 1);
-                self.context.stats().add(OfContext::BadReturn, 1);
-                continue;
-            }
-            return Some((attachment, index));
-        }
-        None
-    }
-
     /// A page pool asks for buffers: at most `max`, first from the fill ring, then from the free lists. Softirq mostly.
     pub(crate) fn refill(&self, pool: &Pool, max: u32) -> u32 {
         let guard = rcu::read_lock();
         let table = self.context.table(&guard);
         let mut given = 0;
 
-        let mut left = BATCH;
         let mut fill = self.fill.lock();
+        let mut returns = Returns::new(self, &mut fill.ring, table);
         while given < max {
-            let Some((attachment, index)) = self.next(&mut fill.ring, table, &mut left) else {
+            let Some((attachment, index)) = returns.next() else {
                 break;
             };
             if attachment.refill(index, pool) {
@@ -225,10 +188,12 @@ impl Queue {
                 self.stats.drained.add(1);
             }
         }
-        if left < BATCH {
-            fill.ring.release();
-        }
         self.stats.filled.add(given.into());
+        // What is on the ring still is charged to sockets, of which none is to stall for that.
+        if given == max && returns.waiting() > self.context.shares().limit() / 4 {
+            self.drain_some(&mut returns);
+        }
+        returns.end();
         // Under the lock still, for the counters.
         if given == 0 {
             given = self.refill_slow(pool, max, table, &mut fill.dry);
@@ -271,13 +236,12 @@ impl Queue {
         let shares = self.context.shares();
         let mut given = 0;
         for attachment in table.values().filter(|attachment| attachment.map.is_live()) {
-            while given < max && (shares.free() > keep || !attachment.map.is_writable()) {
-                let Some(index) = attachment.buffers.take_free(shares) else {
-                    break;
-                };
-                attachment.map.give(index, pool);
-                given += 1;
-            }
+            let keep = if attachment.map.is_writable() { keep } else { 0 };
+            given += attachment
+                .buffers
+                .take_free_down_to(keep, max - given, shares, |index| {
+                    attachment.map.give(index, pool);
+                });
         }
         given
     }
@@ -286,14 +250,110 @@ impl Queue {
     pub(crate) fn drain(&self) {
         let guard = rcu::read_lock();
         let table = self.context.table(&guard);
-        let mut left = BATCH;
         let mut fill = self.fill.lock();
-        while let Some((attachment, index)) = self.next(&mut fill.ring, table, &mut left) {
+        let mut returns = Returns::new(self, &mut fill.ring, table);
+        self.drain_some(&mut returns);
+        returns.end();
+    }
+
+    /// Takes as much off the ring as may be looked at.
+    #[cold]
+    fn drain_some(&self, returns: &mut Returns<'_, '_>) {
+        while let Some((attachment, index)) = returns.next() {
             attachment.put(index);
             self.stats.drained.add(1);
         }
-        if left < BATCH {
-            fill.ring.release();
+    }
+}
+
+/// The buffers that user space gives back, in one go.
+struct Returns<'a, 'f> {
+    queue: &'a Queue,
+    ring: &'f mut Consumer<Mapping<FillEntry>>,
+    table: &'a Table,
+    /// What the last one is of, and mostly the next, too. It was live when it was found under the RCU guard that is still held.
+    home: Option<&'a Attachment>,
+    /// Entries that may be looked at yet.
+    left: u32,
+}
+
+impl<'a, 'f> Returns<'a, 'f> {
+    fn new(
+        queue: &'a Queue,
+        ring: &'f mut Consumer<Mapping<FillEntry>>,
+        table: &'a Table,
+    ) -> Self {
+        Self {
+            queue,
+            ring,
+            table,
+            home: None,
+            left: BATCH,
+        }
+    }
+
+    /// Takes the next one off the ring. Ends when that is empty or enough entries have been looked at.
+    #[inline(always)]
+    fn next(&mut self) -> Option<(&'a Attachment, u32)> {
+        while self.left > 0 {
+            let entry = self.ring.pop()?;
+            self.left -= 1;
+            let addr = usize::try_from(entry.addr).unwrap_or(usize::MAX);
+            let near = self
+                .home
+                .and_then(|home| Some((home, home.map.region().span.buffer(addr)?)));
+            let Some((attachment, index)) = near.or_else(|| self.find(addr)) else {
+                self.bad_addr(entry.addr);
+                continue;
+            };
+            let shares = self.queue.context.shares();
+            if attachment.buffers.take_back(index, shares).is_err() {
+                self.bad_return(attachment, entry.addr);
+                continue;
+            }
+            return Some((attachment, index));
+        }
+        None
+    }
+
+    /// How many more there are.
+    fn waiting(&mut self) -> u32 {
+        self.ring.available()
+    }
+
+    #[cold]
+    fn find(&mut self, addr: usize) -> Option<(&'a Attachment, u32)> {
+        let (attachment, index) = self.table.find(addr)?;
+        if !attachment.map.is_live() {
+            return None;
+        }
+        self.home = Some(attachment);
+        Some((attachment, index))
+    }
+
+    /// The entry names no buffer.
+    #[cold]
+    fn bad_addr(&self, addr: u64) {
+        let queue = self.queue;
+        trace::bad_addr(queue.context.id(), queue.id, addr);
+        queue.stats.bad_addr.add(1);
+        queue.context.stats().add(OfContext::BadAddr, 1);
+    }
+
+    /// The entry names a buffer that user space does not hold.
+    #[cold]
+    fn bad_return(&self, attachment: &Attachment, addr: u64) {
+        let queue = self.queue;
+        trace::bad_return(queue.context.id(), queue.id, addr);
+        queue.stats.bad_return.add(1);
+        attachment.stats.add(OfRegion::BadReturn, 1);
+        queue.context.stats().add(OfContext::BadReturn, 1);
+    }
+
+    /// Gives the places of the entries back.
+    fn end(self) {
+        if self.left < BATCH {
+            self.ring.release();
         }
     }
 }

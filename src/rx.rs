@@ -13,6 +13,7 @@ use crate::{
         skb::{
             Part,
             Piece,
+            PieceIter,
             Pieces, //
         },
         sock::{
@@ -145,6 +146,7 @@ impl Rx {
         self.ring.publish()
     }
 
+    #[inline(always)]
     fn flush(&mut self) {
         if let Some(tail) = self.tail.take() {
             // There was room when `tail` was made, and nothing else takes it.
@@ -154,6 +156,7 @@ impl Rx {
 
     /// Delivers bytes of a buffer, or tells why not. RCU is held, so that nobody takes the buffer from user space just before it
     /// gets it.
+    #[inline(always)]
     fn deliver(
         &mut self,
         context: &Context,
@@ -193,6 +196,7 @@ impl Rx {
     }
 
     /// Delivers `part`, with `slack` in front of it, which fits. Returns how many bytes: none, if there is a reason to stop.
+    #[inline(always)]
     fn in_place<'a>(
         &mut self,
         context: &Context,
@@ -229,6 +233,34 @@ impl Rx {
             tally.copied(attachment, slack.len() as u32, Copied::Split);
         }
         len
+    }
+
+    /// Delivers `data`, which the CPU has, and what is next of `pieces` with it, if they are one piece then. Returns how many bytes.
+    #[inline(never)]
+    fn bytes<'a>(
+        &mut self,
+        context: &Context,
+        socket: &Socket,
+        data: &[u8],
+        pieces: &mut PieceIter<'a>,
+        rcu: &rcu::Guard,
+        tally: &mut Tally<'a>,
+    ) -> u32 {
+        let why = match pieces.peek() {
+            // The first bytes of a packet's payload stayed with its headers: they fit in front of the others.
+            Some(Piece::Part(part)) if fits(context, data, &part) => {
+                let both = self.in_place(context, socket, data, part, rcu, tally);
+                if both > 0 {
+                    pieces.next();
+                }
+                return both;
+            }
+            Some(Piece::Part(_)) => Copied::NoRoom,
+            _ => Copied::Unsplit,
+        };
+        self.copy(context, socket, data, rcu, |attachment, len| {
+            tally.copied(attachment, len, why);
+        }) as u32
     }
 
     /// Copies as much of `data` as it can and returns how much; fewer than all set the reason to stop.
@@ -404,25 +436,7 @@ pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Resu
         };
         taken += match piece {
             Piece::Part(part) => rx.in_place(context, socket, &[], part, &rcu, &mut tally),
-            Piece::Bytes(data) => match pieces.clone().next() {
-                // The first bytes of a packet's payload stayed with its headers: they fit in front of the others.
-                Some(Piece::Part(part)) if fits(context, data, &part) => {
-                    let both = rx.in_place(context, socket, data, part, &rcu, &mut tally);
-                    if both > 0 {
-                        pieces.next();
-                    }
-                    both
-                }
-                next => {
-                    let why = match next {
-                        Some(Piece::Part(_)) => Copied::NoRoom,
-                        _ => Copied::Unsplit,
-                    };
-                    rx.copy(context, socket, data, &rcu, |attachment, len| {
-                        tally.copied(attachment, len, why);
-                    }) as u32
-                }
-            },
+            Piece::Bytes(data) => rx.bytes(context, socket, data, &mut pieces, &rcu, &mut tally),
             Piece::Foreign => {
                 rx.stop = Some(Stop::Foreign);
                 0

@@ -66,7 +66,8 @@ impl Span {
     }
 
     /// Number of the buffer that `addr` lies in. Safe to use as an index even while the CPU speculates.
-    fn buffer(&self, addr: usize) -> Option<u32> {
+    #[inline(always)]
+    pub(crate) fn buffer(&self, addr: usize) -> Option<u32> {
         let offset = addr.checked_sub(self.start)?;
         let index = offset >> BUFFER_SHIFT;
         let count = self.buffers() as usize;

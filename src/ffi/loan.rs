@@ -3,9 +3,9 @@
 //! Memory that its owner may take back: whether it may be used, who may still use it, and how the context learns that it is wanted.
 
 use super::{
+    inline::peek,
     late::Late,
-    module::work_queue,
-    peek::peek, //
+    module::work_queue, //
 };
 use crate::{
     attach::Attachment,

@@ -2,9 +2,16 @@
 
 //! The memory of rings: allocated here, shared with user space by mmap.
 
-use super::uapi::{
-    Ring,
-    RING_ENTRIES, //
+use super::{
+    inline::{
+        load_acquire,
+        peek,
+        store_release, //
+    },
+    uapi::{
+        Ring,
+        RING_ENTRIES, //
+    }, //
 };
 use crate::ring::Memory;
 use core::{
@@ -30,10 +37,8 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            Acquire,
             Atomic,
-            Relaxed,
-            Release, //
+            Relaxed, //
         },
         barrier,
         Arc, //
@@ -199,23 +204,23 @@ impl<E: Copy + FromBytes + AsBytes> Memory for Mapping<E> {
     }
 
     fn load_producer(&self) -> u32 {
-        self.word(offset_of!(Ring, producer)).load(Acquire)
+        load_acquire(self.word(offset_of!(Ring, producer)))
     }
 
     fn store_producer(&self, index: u32) {
-        self.word(offset_of!(Ring, producer)).store(index, Release);
+        store_release(self.word(offset_of!(Ring, producer)), index);
     }
 
     fn load_consumer(&self) -> u32 {
-        self.word(offset_of!(Ring, consumer)).load(Acquire)
+        load_acquire(self.word(offset_of!(Ring, consumer)))
     }
 
     fn store_consumer(&self, index: u32) {
-        self.word(offset_of!(Ring, consumer)).store(index, Release);
+        store_release(self.word(offset_of!(Ring, consumer)), index);
     }
 
     fn load_flags(&self) -> u32 {
-        self.word(offset_of!(Ring, flags)).load(Relaxed)
+        peek(self.word(offset_of!(Ring, flags)))
     }
 
     fn store_flags(&self, flags: u32) {

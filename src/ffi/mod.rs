@@ -4,7 +4,7 @@
 //!
 //! - [`abi`]: what bindgen makes of the user API and of the kernel's own headers, see `shim/shim.h`; private to this folder
 //! - [`uapi`]: the user API's structures as plain data
-//! - [`patched`], [`late`], [`lock`], [`rcu`], [`counters`], [`module`]: what the kernel crate lacks
+//! - [`patched`], [`late`], [`lock`], [`rcu`], [`counters`], [`inline`], [`module`]: what the kernel crate lacks
 //! - [`trace`]: trace events
 //! - [`file`], [`pinned`], [`mapping`]: files of ours, pinned memory and ring memory
 //! - [`device`], [`provider`], [`pages`]: a network device, the memory provider of its queues, and the network memory of both
@@ -21,6 +21,7 @@ mod drain;
 pub(crate) mod file;
 pub(crate) mod gpu;
 mod host;
+pub(crate) mod inline;
 pub(crate) mod late;
 mod loan;
 pub(crate) mod lock;
@@ -28,7 +29,6 @@ pub(crate) mod mapping;
 pub(crate) mod module;
 pub(crate) mod pages;
 pub(crate) mod patched;
-pub(crate) mod peek;
 pub(crate) mod pinned;
 pub(crate) mod provider;
 pub(crate) mod rcu;

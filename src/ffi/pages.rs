@@ -30,7 +30,13 @@ use crate::{
     queue::Queue,
     stats::RegionStats, //
 };
-use core::ptr::NonNull;
+use core::{
+    ptr::NonNull,
+    sync::atomic::{
+        AtomicI64,
+        Ordering, //
+    }, //
+};
 use kernel::{
     bindings,
     container_of,
@@ -124,6 +130,37 @@ fn netmem_of(niov: *mut abi::net_iov) -> abi::netmem_ref {
 /// The net_iov that `netmem` refers to, if it is one.
 pub(super) fn niov_of(netmem: abi::netmem_ref) -> Option<*mut abi::net_iov> {
     (netmem & NET_IOV != 0).then(|| core::ptr::with_exposed_provenance_mut(netmem & !NET_IOV))
+}
+
+/// The count of a net_iov's references.
+///
+/// # Safety
+///
+/// `niov` is a net_iov that is there for `'a`.
+#[inline(always)]
+unsafe fn references<'a>(niov: *mut abi::net_iov) -> &'a AtomicI64 {
+    // SAFETY: By this function's requirements; whoever accesses the count does it atomically.
+    unsafe { AtomicI64::from_ptr(&raw mut (*niov).desc.pp_ref_count.counter) }
+}
+
+/// Drops a reference of a net_iov. Returns whether it was the last one. As page_pool_unref_and_test(), which would be a call.
+///
+/// # Safety
+///
+/// `niov` is a net_iov; the caller gives up a reference.
+#[inline(always)]
+unsafe fn unref_and_test(niov: *mut abi::net_iov) -> bool {
+    // SAFETY: By this function's requirements.
+    let count = unsafe { references(niov) };
+    // Who has the last one has the net_iov alone, and finds one again whose count is one.
+    if count.load(Ordering::Relaxed) == 1 {
+        return true;
+    }
+    let last = count.fetch_sub(1, Ordering::SeqCst) == 1;
+    if last {
+        count.store(1, Ordering::Relaxed);
+    }
+    last
 }
 
 /// The memory of a region, mapped for a device.
@@ -421,11 +458,28 @@ impl Map {
         self.niov(index).map(netmem_of)
     }
 
+    /// Number of the buffer that is `niov`, if it is one of the map's.
+    ///
+    /// # Safety
+    ///
+    /// `niov` is a net_iov that somebody holds.
+    #[inline(always)]
+    pub(super) unsafe fn index_of(&self, niov: *const abi::net_iov) -> Option<u32> {
+        // SAFETY: By this function's requirements; the field does not change.
+        if unsafe { (*niov).owner } != self.0.area.get() {
+            return None;
+        }
+        // SAFETY: By the type invariants both point into the array.
+        Some(unsafe { niov.offset_from(self.0.niovs.as_ptr().cast()) } as u32)
+    }
+
     /// Takes a reference to a buffer of which another exists.
+    #[inline(always)]
     pub(crate) fn get(&self, index: u32) {
-        if let Some(netmem) = self.netmem(index) {
+        if let Some(niov) = self.niov(index) {
+            // As page_pool_ref_netmem(), which would be a call.
             // SAFETY: By the type invariants it is a net_iov.
-            unsafe { abi::netgpu_page_pool_ref_netmem(netmem) };
+            unsafe { references(niov) }.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -436,7 +490,7 @@ impl Map {
         };
         let netmem = netmem_of(niov);
         // SAFETY: By the type invariants it is a net_iov.
-        if !unsafe { abi::netgpu_page_pool_unref_and_test(netmem) } {
+        if !unsafe { unref_and_test(niov) } {
             return Put::InUse;
         }
         // SAFETY: As above. That was the last reference: the field is ours, or of a pool whose last buffer this is not yet.
@@ -531,21 +585,6 @@ impl<'a> Buffer<'a> {
         unsafe { &*self.map.attachment }
     }
 
-    /// The queue that the NIC filled it for; [`None`]: it was not received.
-    ///
-    /// # Safety
-    ///
-    /// A fragment of a packet that is there for `'a` refers to the buffer.
-    pub(super) unsafe fn queue(&self) -> Option<&'a Queue> {
-        let niov = self.map.niovs.get(self.index as usize)?.get();
-        // SAFETY: By the type invariants it is a net_iov. A pool, which is of a queue of ours, and the queue, which that holds, are
-        // there until the last fragment of the buffer is gone.
-        unsafe {
-            let pool = (&raw const (*niov).desc.pp).read_volatile();
-            pool.as_ref().map(|pool| &*pool.mp_priv.cast::<Queue>())
-        }
-    }
-
     /// Whether it is a buffer of `map`.
     pub(super) fn is_of(&self, map: &Map) -> bool {
         core::ptr::eq(self.map, &*map.0)
@@ -554,6 +593,21 @@ impl<'a> Buffer<'a> {
     /// Its attachment, if that is of `context`.
     pub(super) fn attachment_of(&self, context: &Late<Context>) -> Option<&'a Attachment> {
         (self.map.context == context.as_raw()).then(|| self.attachment())
+    }
+}
+
+/// The queue that the NIC filled a buffer for; [`None`]: it was not received.
+///
+/// # Safety
+///
+/// `niov` is a buffer of ours, and a fragment of a packet that is there for `'a` refers to it.
+#[inline(always)]
+pub(super) unsafe fn queue_of<'a>(niov: *const abi::net_iov) -> Option<&'a Queue> {
+    // SAFETY: By this function's requirements. A pool, which is of a queue of ours, and the queue, which that holds, are there until
+    // the last fragment of the buffer is gone.
+    unsafe {
+        let pool = (&raw const (*niov).desc.pp).read_volatile();
+        pool.as_ref().map(|pool| &*pool.mp_priv.cast::<Queue>())
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     late::Late,
     pages::{
         niov_of,
+        queue_of,
         Buffer,
         Map, //
     }, //
@@ -84,6 +85,7 @@ impl<'a> Pieces<'a> {
             start: head.len() as u32,
             at: self.at,
             end: self.end,
+            home: None,
         }
     }
 }
@@ -98,11 +100,14 @@ pub(crate) struct PieceIter<'a> {
     start: u32,
     at: u32,
     end: u32,
+    /// What the last fragment lies in, of the context: mostly the next does, too.
+    home: Option<&'a Attachment>,
 }
 
 impl<'a> PieceIter<'a> {
     /// `len` bytes from `offset` of a fragment.
-    fn frag(&self, frag: &'a abi::skb_frag_t, offset: u32, len: u32) -> Piece<'a> {
+    #[inline(always)]
+    fn frag(&mut self, frag: &'a abi::skb_frag_t, offset: u32, len: u32) -> Piece<'a> {
         let Some(niov) = niov_of(frag.netmem) else {
             // SAFETY: A fragment that is no net_iov is kernel memory, and `len` bytes from `offset` on are in it.
             return Piece::Bytes(unsafe {
@@ -111,24 +116,48 @@ impl<'a> PieceIter<'a> {
             });
         };
         // SAFETY: The packet holds its fragments.
-        let buffer = unsafe { Buffer::of(niov) };
-        match buffer.and_then(|b| Some((b.attachment_of(self.context)?, b))) {
-            Some((attachment, buffer)) => Piece::Part(Part {
-                attachment,
-                index: buffer.index,
-                offset: frag.offset + offset,
-                len,
-                // SAFETY: As above.
-                queue: unsafe { buffer.queue() },
-            }),
-            None => Piece::Foreign,
-        }
+        let near = self
+            .home
+            .and_then(|home| Some((home, unsafe { home.map.index_of(niov) }?)));
+        // SAFETY: As above.
+        let Some((attachment, index)) = near.or_else(|| unsafe { self.find(niov) }) else {
+            return Piece::Foreign;
+        };
+        Piece::Part(Part {
+            attachment,
+            index,
+            offset: frag.offset + offset,
+            len,
+            // SAFETY: As above, and it is one of ours.
+            queue: unsafe { queue_of(niov) },
+        })
+    }
+
+    /// What is next, without taking it.
+    #[inline(never)]
+    pub(crate) fn peek(&self) -> Option<Piece<'a>> {
+        self.clone().next()
+    }
+
+    /// The buffer that is `niov`, if it is one of the context.
+    ///
+    /// # Safety
+    ///
+    /// The packet holds it.
+    #[cold]
+    unsafe fn find(&mut self, niov: *const abi::net_iov) -> Option<(&'a Attachment, u32)> {
+        // SAFETY: By this function's requirements.
+        let buffer = unsafe { Buffer::of(niov) }?;
+        let attachment = buffer.attachment_of(self.context)?;
+        self.home = Some(attachment);
+        Some((attachment, buffer.index))
     }
 }
 
 impl<'a> Iterator for PieceIter<'a> {
     type Item = Piece<'a>;
 
+    #[inline(always)]
     fn next(&mut self) -> Option<Piece<'a>> {
         let at = self.at;
         if at >= self.end {

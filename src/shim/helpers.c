@@ -106,16 +106,6 @@ void netgpu_page_pool_fragment_netmem(netmem_ref netmem, long nr)
 	page_pool_fragment_netmem(netmem, nr);
 }
 
-void netgpu_page_pool_ref_netmem(netmem_ref netmem)
-{
-	page_pool_ref_netmem(netmem);
-}
-
-bool netgpu_page_pool_unref_and_test(netmem_ref netmem)
-{
-	return page_pool_unref_and_test(netmem);
-}
-
 void netgpu_skb_add_rx_frag_netmem(struct sk_buff *skb, int i, netmem_ref netmem, int off, int size,
 				   unsigned int truesize)
 {

@@ -89,8 +89,6 @@ bool netgpu_mapping_can_writeback(struct address_space *mapping);
 bool netgpu_dma_need_sync(struct device *dev, dma_addr_t addr);
 void netgpu_memcpy_to_page(struct page *page, size_t offset, const char *from, size_t len);
 void netgpu_page_pool_fragment_netmem(netmem_ref netmem, long nr);
-void netgpu_page_pool_ref_netmem(netmem_ref netmem);
-bool netgpu_page_pool_unref_and_test(netmem_ref netmem);
 void netgpu_skb_add_rx_frag_netmem(struct sk_buff *skb, int i, netmem_ref netmem, int off, int size,
 				   unsigned int truesize);
 void *netgpu_skb_frag_address(const skb_frag_t *frag);

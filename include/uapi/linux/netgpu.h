@@ -392,8 +392,8 @@ struct netgpu_id {
  * @empty: times that the NIC asked for buffers and there was none
  * @refilled: buffers that the NIC got when the fill ring was empty, of those
  *	that nobody had, or that were kept for copies when it went without for long
- * @drained: buffers taken from the fill ring that the NIC did not get: it asked
- *	for none, or they are in use still, or kept for copies
+ * @drained: buffers taken from the fill ring that the NIC did not get: it did
+ *	not ask for as many, or they are in use still, or kept for copies
  * @rx_zerocopy: bytes delivered where the NIC's DMA put them, through this queue
  * @rx_packets: packets with such bytes
  * @reserved2: zero
