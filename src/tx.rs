@@ -160,16 +160,16 @@ pub(crate) struct Send {
     copied: Atomic<bool>,
 }
 
-/// A part of a buffer that is to be sent.
+/// A part of a region that is to be sent.
 pub(crate) struct Span<'a> {
-    /// Whose buffer.
+    /// The region.
     pub(crate) attachment: &'a Attachment,
-    /// Number of the buffer.
+    /// Number of the first buffer.
     pub(crate) index: u32,
-    /// First byte.
+    /// First byte of that.
     pub(crate) offset: u32,
-    /// Number of bytes.
-    pub(crate) len: u32,
+    /// Number of bytes, all of them in the region.
+    pub(crate) len: usize,
 }
 
 impl Send {
@@ -178,30 +178,30 @@ impl Send {
         self.copied.store(true, Relaxed);
     }
 
-    /// Cuts the `len` bytes at `addr` into parts of one buffer each and hands them to `take` until that has enough, or an address
-    /// lies in no region.
-    pub(crate) fn spans(&self, addr: usize, len: usize, mut take: impl FnMut(Span<'_>) -> bool) {
+    /// Cuts the `len` bytes at `addr` into parts of one region each and hands them to `take`, which says how many bytes it took, until it
+    /// takes less than it got, or an address lies in no region.
+    pub(crate) fn spans(&self, addr: usize, len: usize, mut take: impl FnMut(Span<'_>) -> usize) {
         let guard = rcu::read_lock();
         let table = self.context.table(&guard);
         let mut sent = Sent::new();
         let mut done = 0;
         while done < len {
-            let Some((attachment, index)) = find(table, addr + done) else {
+            let at = addr + done;
+            let Some((attachment, index)) = find(table, at) else {
                 break;
             };
-            let offset = (addr + done) % BUFFER_SIZE as usize;
-            let part = (len - done).min(BUFFER_SIZE as usize - offset);
-            done += part;
-            let span = Span {
+            let part = (len - done).min(attachment.map.region().span.end() - at);
+            let taken = take(Span {
                 attachment,
                 index,
-                offset: offset as u32,
-                len: part as u32,
-            };
-            if !take(span) {
+                offset: (at % BUFFER_SIZE as usize) as u32,
+                len: part,
+            });
+            sent.add(attachment, taken as u32);
+            done += taken;
+            if taken < part {
                 break;
             }
-            sent.add(attachment, part as u32);
         }
         sent.end();
     }

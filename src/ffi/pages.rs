@@ -123,7 +123,7 @@ type Niov = Opaque<abi::net_iov>;
 const NET_IOV: abi::netmem_ref = abi::NET_IOV as abi::netmem_ref;
 
 /// The stack's reference to `niov`.
-fn netmem_of(niov: *mut abi::net_iov) -> abi::netmem_ref {
+pub(super) fn netmem_of(niov: *mut abi::net_iov) -> abi::netmem_ref {
     niov.expose_provenance() | NET_IOV
 }
 
@@ -453,9 +453,15 @@ impl Map {
         self.0.niovs.get(index as usize).map(Niov::get)
     }
 
-    /// A buffer as the stack refers to it.
-    pub(super) fn netmem(&self, index: u32) -> Option<abi::netmem_ref> {
-        self.niov(index).map(netmem_of)
+    /// The net_iovs of the buffers from `index` on.
+    pub(super) fn niovs(&self, index: u32) -> impl Iterator<Item = *mut abi::net_iov> + '_ {
+        let niovs = self.0.niovs.get(index as usize..).unwrap_or_default();
+        niovs.iter().map(Niov::get)
+    }
+
+    /// Whether others may take the memory back.
+    pub(super) fn is_lent(&self) -> bool {
+        self.0.mapped.loan().is_some()
     }
 
     /// Number of the buffer that is `niov`, if it is one of the map's.

@@ -6,6 +6,7 @@ use super::{
     abi,
     device::Device,
     late::Late,
+    pages::netmem_of,
     skb::shared_info,
     sock::LockedSocket, //
 };
@@ -13,7 +14,8 @@ use crate::{
     context::Context,
     tx::{
         self,
-        Send, //
+        Send,
+        Span, //
     }, //
 };
 use core::{
@@ -154,65 +156,145 @@ unsafe fn fill_from(
     mut length: usize,
 ) -> Result {
     // SAFETY: By this function's requirements.
-    let (shared, readable) = unsafe {
-        let headers = (*skb).__bindgen_anon_4.headers.as_ref();
-        (shared_info(skb), headers.unreadable() == 0)
-    };
+    let mut packet = unsafe { Packet::new(skb) }?;
+    let mut any = false;
     // SAFETY: By this function's requirements.
-    let mut i = c_int::from(unsafe { (*shared).nr_frags });
-    // Copied bytes and ours do not share a packet: only as a whole it is readable or not.
-    if i != 0 && readable {
-        return Err(EMSGSIZE);
-    }
-    // SAFETY: By this function's requirements, here and below.
     while let Some((addr, len)) = unsafe { segment(from) }.filter(|_| length > 0) {
-        if i == MAX_FRAGS {
-            return Err(EMSGSIZE);
-        }
         let len = len.min(length);
         let mut done = 0;
         send.spans(addr, len, |span| {
-            let Some(netmem) = span.attachment.map.netmem(span.index) else {
-                return false;
-            };
-            if i == MAX_FRAGS {
-                return false;
-            }
-            // SAFETY: By this function's requirements, with room for the fragment, which holds its buffer.
-            unsafe {
-                abi::__get_netmem(netmem);
-                abi::netgpu_skb_add_rx_frag_netmem(
-                    skb,
-                    i,
-                    netmem,
-                    span.offset as c_int,
-                    span.len as c_int,
-                    PAGE_SIZE as u32,
-                );
-            }
-            i += 1;
-            done += span.len as usize;
-            true
+            let taken = packet.add(&span);
+            done += taken;
+            taken
         });
-        if len > 0 && done == 0 {
-            return Err(EFAULT);
-        }
+        any |= done > 0;
         // SAFETY: By this function's requirements; not more than what is there.
         unsafe { abi::iov_iter_advance(from, done) };
         length -= done;
+        if done < len {
+            return match (any, packet.is_full()) {
+                // What is in the packet already is sent; the next one has the error, if it is one.
+                (true, _) => Ok(()),
+                (false, true) => Err(EMSGSIZE),
+                (false, false) => Err(EFAULT),
+            };
+        }
     }
     Ok(())
 }
 
-/// Most fragments that a packet has room for.
-const MAX_FRAGS: c_int = {
-    const fn len<T, const N: usize>(_: *const [T; N]) -> usize {
-        N
+const MANAGED: u8 = abi::SKBFL_MANAGED_FRAG_REFS as u8;
+
+/// A packet that is being made.
+///
+/// # Invariants
+///
+/// `skb` is a packet to which fragments may be added. `managed`: it has `SKBFL_MANAGED_FRAG_REFS`, so that fragments hold no buffers;
+/// its send, which it holds, has the context, and that the memory.
+struct Packet {
+    skb: *mut abi::sk_buff,
+    managed: bool,
+    full: bool,
+}
+
+impl Packet {
+    /// # Safety
+    ///
+    /// `skb` is a packet that is being made, of one send only.
+    unsafe fn new(skb: *mut abi::sk_buff) -> Result<Self> {
+        // SAFETY: By this function's requirements.
+        let (shared, readable) = unsafe {
+            let headers = (*skb).__bindgen_anon_4.headers.as_ref();
+            (&*shared_info(skb), headers.unreadable() == 0)
+        };
+        // Copied bytes and ours do not share a packet: only as a whole it is readable or not.
+        if shared.nr_frags != 0 && readable {
+            return Err(EMSGSIZE);
+        }
+        // INVARIANT: By this function's requirements.
+        Ok(Self {
+            skb,
+            managed: shared.flags & MANAGED != 0,
+            full: false,
+        })
     }
-    let packet = core::mem::MaybeUninit::<abi::skb_shared_info>::uninit();
-    // SAFETY: Only the type of the field is looked at.
-    len(unsafe { &raw const (*packet.as_ptr()).frags }) as c_int
-};
+
+    /// Whether it has had no room for something.
+    fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Adds bytes. Returns how many it had room for. Buffers that are neighbours for the device, too, are one fragment.
+    fn add(&mut self, span: &Span<'_>) -> usize {
+        let map = &span.attachment.map;
+        // SAFETY: By the type invariants.
+        let shared = unsafe { &mut *shared_info(self.skb) };
+        // Memory that may be taken back has its fragments counted.
+        let managed = !map.is_lent();
+        if shared.nr_frags == 0 {
+            // INVARIANT: It has no fragments yet.
+            self.managed = managed;
+            shared.flags &= !MANAGED;
+            if managed {
+                shared.flags |= MANAGED;
+            }
+        } else if self.managed != managed {
+            self.full = true;
+            return 0;
+        }
+        let mut i = usize::from(shared.nr_frags);
+        let mut offset = span.offset as usize;
+        let mut done = 0;
+        let mut buffers = 0;
+        // Where the last fragment ends, for the device.
+        let mut end = None;
+        for niov in map.niovs(span.index) {
+            let len = (span.len - done).min(PAGE_SIZE - offset);
+            if len == 0 {
+                break;
+            }
+            // SAFETY: By the invariants of the map it is a net_iov, of which the address does not change.
+            let addr = unsafe { (*niov).desc.dma_addr } + offset;
+            match shared.frags.get_mut(i.wrapping_sub(1)) {
+                Some(last) if end == Some(addr) => last.len += len as u32,
+                _ => {
+                    let Some(frag) = shared.frags.get_mut(i) else {
+                        self.full = true;
+                        break;
+                    };
+                    let netmem = netmem_of(niov);
+                    if !managed {
+                        // SAFETY: As above.
+                        unsafe { abi::__get_netmem(netmem) };
+                    }
+                    *frag = abi::skb_frag {
+                        netmem,
+                        len: len as u32,
+                        offset: offset as u32,
+                    };
+                    i += 1;
+                }
+            }
+            end = Some(addr + len);
+            offset = 0;
+            done += len;
+            buffers += 1;
+        }
+        if done == 0 {
+            return 0;
+        }
+        shared.nr_frags = i as u8;
+        // SAFETY: By the type invariants. As skb_add_rx_frag_netmem() for each buffer.
+        unsafe {
+            let skb = &mut *self.skb;
+            skb.__bindgen_anon_4.headers.as_mut().set_unreadable(1);
+            skb.len += done as u32;
+            skb.data_len += done as u32;
+            skb.truesize += buffers * PAGE_SIZE as u32;
+        }
+        done
+    }
+}
 
 /// Where the iterator is: an address and the length of the segment there; [`None`] at its end.
 ///
