@@ -231,6 +231,25 @@ impl Region {
 }
 
 impl RegionShared {
+    /// A region of so many buffers that no kernel knows.
+    #[cfg(test)]
+    pub(crate) fn fake(buffers: usize) -> Arc<Self> {
+        let buffer_size = 4096;
+        let memory = HostMemory::new(buffers * buffer_size, crate::Backing::Anonymous)
+            .expect("there is so much memory");
+        let start = memory.start().as_ptr().expose_provenance();
+        Arc::new(Self {
+            free: Mutex::new(Extents::new(buffers)),
+            _claim: Claim::new(start, memory.len()).expect("it is new"),
+            memory: Memory::Host(memory),
+            index: 1,
+            area: Arc::new(AreaShared {
+                device: Device::fake(),
+                buffer_size,
+            }),
+        })
+    }
+
     pub(crate) fn free(&self) -> std::sync::MutexGuard<'_, Extents> {
         // What is under the lock is whole between its methods, none of which panics half-way.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)

@@ -143,6 +143,19 @@ impl Context {
 }
 
 impl ContextShared {
+    /// A context that no kernel knows.
+    #[cfg(test)]
+    pub(crate) fn fake(regions: Vec<Arc<RegionShared>>) -> Arc<Self> {
+        Arc::new(Self {
+            device: Device::fake(),
+            interface: String::new(),
+            regions: RwLock::new(regions),
+            sockets: Mutex::default(),
+            #[cfg(feature = "tokio")]
+            room: tokio::sync::Notify::new(),
+        })
+    }
+
     pub(crate) fn interface(&self) -> &str {
         &self.interface
     }

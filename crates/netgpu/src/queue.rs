@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::context::ContextShared;
 use crate::error::{Command, Error};
 use crate::raw;
-use crate::span::{Held, Span};
+use crate::span::Span;
 use crate::sys;
 
 /// Bytes of the longest Ethernet, IPv4 and TCP header together (14 + 20 + 60), for [`QueueConfig::header_bytes`]. The
@@ -147,19 +147,57 @@ impl Queue {
 }
 
 impl QueueShared {
-    /// Returns a delivery to the kernel.
-    pub(crate) fn give_back(&self, held: &Held) {
+    /// A queue that no kernel knows, for ever.
+    #[cfg(test)]
+    pub(crate) fn fake(
+        ring: crate::ring::Mapped<sys::netgpu_fill_entry>,
+        context: &Arc<ContextShared>,
+    ) -> Arc<Self> {
+        let shared = Arc::new(Self {
+            raw: Mutex::new(raw::Queue::fake(ring, context.clone())),
+            id: 0,
+            number: 0,
+            context: context.clone(),
+        });
+        // No kernel would close it.
+        std::mem::forget(shared.clone());
+        shared
+    }
+
+    /// Returns the delivery at `address` to the kernel.
+    ///
+    /// # Safety
+    ///
+    /// Nobody looks at the bytes after this.
+    pub(crate) unsafe fn give_back(&self, address: u64) {
         let mut raw = self.raw();
-        // SAFETY: A piece calls this when it is dropped: nobody looks at the bytes after this.
-        unsafe { raw.give(held.address()) };
+        // SAFETY: By this function's requirements.
+        unsafe { raw.give_now(address) };
+        drop(raw);
+        self.context.more_room();
+    }
+
+    /// Returns the deliveries at `addresses` to the kernel.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::give_back`].
+    pub(crate) unsafe fn give_back_all(&self, addresses: &[u64]) {
+        let mut raw = self.raw();
+        for &address in addresses {
+            // SAFETY: By this function's requirements.
+            unsafe { raw.give(address) };
+        }
         raw.publish();
         drop(raw);
         self.context.more_room();
     }
 
-    /// Shows the kernel returns that had no room on the ring, as far as there is room now.
-    pub(crate) fn give_waiting(&self) {
-        self.raw().publish();
+    /// Shows the kernel returns that had no room on the ring, as far as there is room now. Returns whether all had.
+    pub(crate) fn give_waiting(&self) -> bool {
+        let mut raw = self.raw();
+        raw.publish();
+        !raw.has_waiting()
     }
 
     pub(crate) fn context(&self) -> &Arc<ContextShared> {
@@ -186,7 +224,7 @@ pub struct QueueStatistics {
     pub empty: u64,
     /// Buffers that the NIC got when the fill ring was empty, of those that nobody had.
     pub refilled: u64,
-    /// Buffers taken from the fill ring that the NIC did not get: it asked for none, or they are in use still, or kept for
+    /// Buffers taken from the fill ring that the NIC did not get: it did not ask for as many, or they are in use still, or kept for
     /// copies.
     pub drained: u64,
     /// Bytes delivered where the NIC's DMA put them, through this queue.

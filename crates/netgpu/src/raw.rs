@@ -118,6 +118,18 @@ impl Queue {
         })
     }
 
+    /// A queue that no kernel knows: it must not be dropped.
+    #[cfg(test)]
+    pub(crate) fn fake(ring: Mapped<sys::netgpu_fill_entry>, context: Arc<ContextShared>) -> Self {
+        Self {
+            ring: Producer::new(ring),
+            waiting: VecDeque::new(),
+            id: 0,
+            number: 0,
+            context,
+        }
+    }
+
     /// Number of the device's receive queue.
     pub fn number(&self) -> u32 {
         self.number
@@ -137,7 +149,24 @@ impl Queue {
         }
     }
 
+    /// [`Self::give`] and [`Self::publish`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::give`].
+    #[inline]
+    pub(crate) unsafe fn give_now(&mut self, address: u64) {
+        let entry = sys::netgpu_fill_entry { addr: address };
+        if self.waiting.is_empty() && self.ring.push(entry).is_ok() {
+            self.ring.publish();
+        } else {
+            self.waiting.push_back(entry);
+            self.publish();
+        }
+    }
+
     /// Shows the kernel what was given, as far as there is room.
+    #[inline(never)]
     pub fn publish(&mut self) {
         while let Some(&entry) = self.waiting.front() {
             match self.ring.push(entry) {
@@ -155,6 +184,11 @@ impl Queue {
         } else {
             0
         }
+    }
+
+    /// Whether something of what was given waits for room.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -282,12 +316,26 @@ impl Socket {
         Ok(socket)
     }
 
+    /// A socket that no kernel knows.
+    #[cfg(test)]
+    pub(crate) fn fake(ring: Mapped<sys::netgpu_rx_entry>, context: Arc<ContextShared>) -> Self {
+        Self {
+            rx: Some(Deliveries::new(ring)),
+            completions: None,
+            id: 0,
+            ticket: 1,
+            context,
+        }
+    }
+
     /// Takes the next received bytes off the rx ring.
+    #[inline]
     pub fn pop(&mut self) -> Option<Delivery> {
         self.rx.as_mut()?.pop()
     }
 
     /// Whether [`Socket::release`] is due: a quarter of the rx ring has been popped since.
+    #[inline]
     pub fn should_release(&self) -> bool {
         self.rx.as_ref().is_some_and(Deliveries::should_release)
     }
@@ -319,6 +367,7 @@ impl Socket {
         SocketStatistics::read(&self.context.device, self.id)
     }
 
+    #[cfg(feature = "tokio")]
     pub(crate) fn context(&self) -> &Arc<ContextShared> {
         &self.context
     }

@@ -78,6 +78,22 @@ impl<E: Entry> Mapped<E> {
         })
     }
 
+    /// A ring in memory of the process, once for either side. It stays mapped for ever.
+    #[cfg(test)]
+    pub(crate) fn fake(entries: u32) -> (Self, Self) {
+        use crate::memory::{Backing, HostMemory};
+        let len = sys::NETGPU_RING_ENTRIES as usize + entries as usize * size_of::<E>();
+        let memory = HostMemory::new(len, Backing::Anonymous).expect("there is so much memory");
+        let (start, len) = memory.into_raw();
+        // SAFETY: Nobody else has it, and neither handle unmaps it.
+        let side = || Self {
+            mapping: unsafe { Mapping::from_raw(start.as_ptr(), len) },
+            entries,
+            entry: PhantomData,
+        };
+        (side(), side())
+    }
+
     /// The word at `offset` in the ring's head.
     fn word(&self, offset: usize) -> &AtomicU32 {
         debug_assert!(offset < size_of::<netgpu_ring>());
@@ -167,12 +183,14 @@ pub struct Delivery(netgpu_rx_entry);
 
 impl Delivery {
     /// Address of the first byte, in the address range of a region.
+    #[inline]
     pub fn address(&self) -> u64 {
         self.0.addr
     }
 
     /// Number of bytes.
     #[expect(clippy::len_without_is_empty, reason = "a delivery is never empty")]
+    #[inline]
     pub fn len(&self) -> u64 {
         self.0.len
     }
@@ -189,6 +207,7 @@ impl Deliveries {
     }
 
     /// Takes the next delivery off the ring.
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Delivery> {
         let entry = self.ring.pop()?;
         self.unreleased += 1;
@@ -196,6 +215,7 @@ impl Deliveries {
     }
 
     /// Whether so many slots wait for their release that the producer may want them: a quarter of the ring.
+    #[inline]
     pub(crate) fn should_release(&self) -> bool {
         self.unreleased >= self.entries / 4
     }

@@ -12,12 +12,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use crate::area::{Region, RegionShared};
+use crate::area::Region;
 use crate::context::ContextShared;
 use crate::error::{Command, Error};
-use crate::queue::{Queue, QueueShared};
+use crate::queue::Queue;
 use crate::raw::{self, Finished};
-use crate::span::{Held, Payload};
+use crate::span::{Finder, Held, Lent, Payload};
 use crate::sys::{self, Device};
 
 /// What an attached socket does. Ring sizes round up to a power of two, into the range that the kernel allows.
@@ -65,9 +65,7 @@ pub struct Socket {
 
 #[derive(Debug)]
 struct Rx {
-    queue: Arc<QueueShared>,
-    /// The context's regions when some were last looked for in vain: a piece needs no lock to find its own.
-    regions: Vec<Arc<RegionShared>>,
+    finder: Finder,
     /// What recv(2) said about the end while the ring still held entries: to be told when those are gone.
     end: Option<io::Result<()>>,
 }
@@ -119,8 +117,7 @@ impl Socket {
         let completion_entries = if send { completion_entries.max(1) } else { 0 };
         let raw = raw::Socket::new(context, stream.as_raw_fd(), rx_entries, completion_entries)?;
         let rx = receive.map(|queue| Rx {
-            queue: queue.shared().clone(),
-            regions: Vec::new(),
+            finder: Finder::new(queue.shared().clone()),
             end: None,
         });
         let tx = send.then(|| Tx {
@@ -146,51 +143,122 @@ impl Socket {
     ///
     /// [`Error::Socket`] when the connection has failed, after everything that came before was received;
     /// [`Error::NoRing`]; [`Error::Stray`].
+    #[inline]
     pub fn try_recv(&mut self) -> Result<Received, Error> {
-        self.take(true)
+        match self.delivered()? {
+            Some(piece) => Ok(Received::Piece(piece)),
+            None => self.ask(),
+        }
+    }
+
+    /// Takes the next received bytes if they have been delivered, and does not ask the kernel for more, nor whether the stream
+    /// has ended. It saves a system call for who has had something of [`Self::try_recv`] and will wait until the socket is
+    /// readable, or still is: not for who waits for it to become so (`EPOLLET`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRing`]; [`Error::Stray`].
+    #[inline]
+    pub fn delivered(&mut self) -> Result<Option<Piece>, Error> {
+        if self.raw.should_release() {
+            self.release()?;
+        }
+        self.pop()
+    }
+
+    /// Has `take` see what has been delivered, piece by piece, until it fails, and returns the buffers of what it has seen, many at a
+    /// time. Returns the number of pieces; with none, there may be more in the kernel, which [`Self::try_recv`] asks for it. Costs less
+    /// than taking pieces and dropping them one by one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRing`]; [`Error::Stray`]; those of `take`.
+    #[inline]
+    pub fn see_delivered<E: From<Error>>(
+        &mut self,
+        mut take: impl FnMut(&Piece) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        if self.raw.should_release() {
+            self.release()?;
+        }
+        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        let mut lent = Lent::new(&mut rx.finder);
+        let mut count = 0;
+        // Places of the ring are given back with the next call.
+        while !self.raw.should_release()
+            && let Some(delivery) = self.raw.pop()
+        {
+            lent.show(&delivery, &mut take)
+                .ok_or_else(|| stray(&delivery))??;
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// [`Self::try_recv`]. Without `ask` the kernel is not asked to deliver more: only what is on the ring is taken.
+    #[cfg(feature = "tokio")]
     pub(crate) fn take(&mut self, ask: bool) -> Result<Received, Error> {
+        if ask {
+            return self.try_recv();
+        }
+        match self.pop()? {
+            Some(piece) => Ok(Received::Piece(piece)),
+            None => self.end(),
+        }
+    }
+
+    /// Takes what is next on the ring.
+    #[inline]
+    fn pop(&mut self) -> Result<Option<Piece>, Error> {
         let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
-        if ask && self.raw.should_release() && self.raw.release() {
+        let Some(delivery) = self.raw.pop() else {
+            return Ok(None);
+        };
+        match rx.finder.hold(&delivery) {
+            Some(held) => Ok(Some(Piece::new(held))),
+            None => Err(stray(&delivery)),
+        }
+    }
+
+    /// Gives slots of the ring back, which is a good time for the kernel to go on if it has stalled.
+    #[cold]
+    fn release(&mut self) -> Result<(), Error> {
+        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        if self.raw.release() {
             rx.resume(&self.stream);
         }
-        let mut delivery = self.raw.pop();
-        if ask && delivery.is_none() && rx.end.is_none() {
+        Ok(())
+    }
+
+    /// The ring is empty: asks the kernel for more, and whether there will be more.
+    fn ask(&mut self) -> Result<Received, Error> {
+        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        if rx.end.is_none() {
             // All slots are free now, and buffers may have come back: whatever had stalled the kernel, it can go on.
             // This is also how the end of the stream is found.
             self.raw.release();
             rx.resume(&self.stream);
-            delivery = self.raw.pop();
+            if let Some(piece) = self.pop()? {
+                return Ok(Received::Piece(piece));
+            }
         }
-        let Some(delivery) = delivery else {
-            return match rx.end.take() {
-                None => Ok(Received::Nothing),
-                Some(Ok(())) => {
-                    rx.end = Some(Ok(()));
-                    Ok(Received::End)
-                }
-                Some(Err(source)) => Err(Error::Socket {
-                    what: "cannot receive",
-                    source,
-                }),
-            };
-        };
-        let held = Held::new(&delivery, &rx.regions).or_else(|| {
-            rx.regions = self.raw.context().regions();
-            Held::new(&delivery, &rx.regions)
-        });
-        let Some(held) = held else {
-            return Err(Error::Stray {
-                address: delivery.address(),
-                len: delivery.len(),
-            });
-        };
-        Ok(Received::Piece(Piece {
-            held,
-            queue: rx.queue.clone(),
-        }))
+        self.end()
+    }
+
+    /// Nothing is left on the ring: whether there will be more, as far as the kernel has told.
+    fn end(&mut self) -> Result<Received, Error> {
+        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        match rx.end.take() {
+            None => Ok(Received::Nothing),
+            Some(Ok(())) => {
+                rx.end = Some(Ok(()));
+                Ok(Received::End)
+            }
+            Some(Err(source)) => Err(Error::Socket {
+                what: "cannot receive",
+                source,
+            }),
+        }
     }
 
     /// Receives the next bytes, waiting for them; [`None`] at the end of the stream.
@@ -198,12 +266,29 @@ impl Socket {
     /// # Errors
     ///
     /// As [`Socket::try_recv`].
+    #[inline]
     pub fn recv(&mut self) -> Result<Option<Piece>, Error> {
+        match self.delivered()? {
+            Some(piece) => Ok(Some(piece)),
+            None => self.wait_for_more(),
+        }
+    }
+
+    /// [`Self::recv`], when the ring is empty.
+    fn wait_for_more(&mut self) -> Result<Option<Piece>, Error> {
+        // A kernel that has not stalled has nothing more to deliver, most often. It is asked when the socket is readable all the same:
+        // so the end of the stream is found.
+        let rx = self.rx.as_ref().ok_or(Error::NoRing("receiving"))?;
+        let mut ask = self.raw.release() || !rx.finder.queue().give_waiting() || rx.end.is_some();
         loop {
+            if !ask {
+                self.wait(PollFlags::IN)?;
+            }
+            ask = false;
             match self.try_recv()? {
                 Received::Piece(piece) => return Ok(Some(piece)),
                 Received::End => return Ok(None),
-                Received::Nothing => self.wait(PollFlags::IN)?,
+                Received::Nothing => {}
             }
         }
     }
@@ -334,7 +419,7 @@ impl Rx {
     /// Has the kernel take returned buffers back and move to the ring what waits in the socket, and learns whether the
     /// stream has ended.
     fn resume(&mut self, stream: &TcpStream) {
-        self.queue.give_waiting();
+        self.finder.queue().give_waiting();
         // On an attached socket no bytes are returned: they go to the ring.
         let mut nothing = [0u8; 1];
         loop {
@@ -390,12 +475,17 @@ impl Drop for Socket {
 #[derive(Debug)]
 pub struct Piece {
     held: Held,
-    queue: Arc<QueueShared>,
 }
 
 impl Piece {
+    #[inline]
+    pub(crate) fn new(held: Held) -> Self {
+        Self { held }
+    }
+
     /// Number of bytes.
     #[expect(clippy::len_without_is_empty, reason = "a piece is never empty")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.held.len()
     }
@@ -408,7 +498,7 @@ impl Piece {
     /// The region that they lie in.
     pub fn region(&self) -> Region {
         Region {
-            shared: self.held.region().clone(),
+            shared: self.held.shared_region(),
         }
     }
 
@@ -435,10 +525,12 @@ impl Deref for Piece {
     }
 }
 
-impl Drop for Piece {
-    fn drop(&mut self) {
-        // Nobody looks at the bytes after this: `held` is dropped next.
-        self.queue.give_back(&self.held);
+/// The kernel has delivered what lies in no region.
+#[cold]
+fn stray(delivery: &raw::Delivery) -> Error {
+    Error::Stray {
+        address: delivery.address(),
+        len: delivery.len(),
     }
 }
 
@@ -549,5 +641,182 @@ impl SocketStatistics {
             held,
             share,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::area::RegionShared;
+    use crate::queue::QueueShared;
+    use crate::ring::{Consumer, Mapped, Producer};
+
+    /// A socket, and the kernel's side of it.
+    struct Ends {
+        socket: Socket,
+        start: u64,
+        deliver: Producer<Mapped<sys::netgpu_rx_entry>>,
+        returned: Consumer<Mapped<sys::netgpu_fill_entry>>,
+    }
+
+    impl Ends {
+        fn new() -> Self {
+            let regions = [RegionShared::fake(64), RegionShared::fake(64)];
+            let start = regions[1].memory().start() as u64;
+            let mut regions = regions.to_vec();
+            regions.sort_by_key(|region| region.memory().start());
+            let context = ContextShared::fake(regions);
+            let (fill, returned) = Mapped::fake(256);
+            let (rx, deliver) = Mapped::fake(256);
+            let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+            let address = listener.local_addr().expect("it is bound");
+            Self {
+                socket: Socket {
+                    rx: Some(Rx {
+                        finder: Finder::new(QueueShared::fake(fill, &context)),
+                        end: None,
+                    }),
+                    tx: None,
+                    raw: raw::Socket::fake(rx, context),
+                    stream: TcpStream::connect(address).expect("it listens"),
+                },
+                start,
+                deliver: Producer::new(deliver),
+                returned: Consumer::new(returned),
+            }
+        }
+
+        /// Delivers `count` pieces: ten bytes of a buffer each.
+        fn deliver(&mut self, count: u64) {
+            for n in 0..count {
+                let addr = self.start + n * 4096 + 7;
+                let entry = sys::netgpu_rx_entry { addr, len: 10 };
+                self.deliver.push(entry).expect("there is room");
+            }
+            self.deliver.publish();
+        }
+
+        /// Numbers of the pieces that have come back.
+        fn returned(&mut self) -> Vec<u64> {
+            let addresses = std::iter::from_fn(|| Some(self.returned.pop()?.addr));
+            addresses
+                .map(|addr| (addr - self.start - 7) / 4096)
+                .collect()
+        }
+    }
+
+    #[test]
+    fn a_piece_comes_back_when_it_is_dropped_even_after_its_socket() {
+        let mut ends = Ends::new();
+        ends.deliver(2);
+        let first = ends.socket.delivered().expect("they lie in a region");
+        let second = ends.socket.delivered().expect("they lie in a region");
+        assert!(matches!(ends.socket.delivered(), Ok(None)));
+        assert_eq!(
+            first.as_ref().map(|piece| piece.to_vec()),
+            Some(vec![0; 10])
+        );
+        assert_eq!(ends.returned(), []);
+        drop(second);
+        assert_eq!(ends.returned(), [1]);
+        let Ends {
+            socket,
+            start,
+            deliver,
+            returned,
+        } = ends;
+        drop(socket);
+        assert_eq!(first.as_ref().map(Piece::len), Some(10));
+        std::thread::spawn(|| drop(first))
+            .join()
+            .expect("it does not panic");
+        let mut returned = returned;
+        assert_eq!(returned.pop().map(|entry| entry.addr), Some(start + 7));
+        drop(deliver);
+    }
+
+    #[test]
+    fn what_was_seen_comes_back_once_and_the_rest_stays() {
+        let mut ends = Ends::new();
+        ends.deliver(50);
+        let mut seen = 0;
+        let mut look = |piece: &Piece| {
+            assert_eq!(&piece[..], [0; 10]);
+            seen += 1;
+            if seen == 40 {
+                return Err(Error::NoRing("a test"));
+            }
+            Ok(())
+        };
+        assert!(matches!(
+            ends.socket.see_delivered(&mut look),
+            Err(Error::NoRing("a test"))
+        ));
+        assert!(ends.returned().into_iter().eq(0..40));
+        assert!(matches!(ends.socket.see_delivered(&mut look), Ok(10)));
+        assert!(ends.returned().into_iter().eq(40..50));
+        assert!(matches!(ends.socket.see_delivered(&mut look), Ok(0)));
+        assert_eq!(ends.returned(), []);
+    }
+
+    #[test]
+    fn what_was_seen_comes_back_after_a_panic() {
+        let mut ends = Ends::new();
+        ends.deliver(5);
+        let mut seen = 0;
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            ends.socket.see_delivered(|_| -> Result<(), Error> {
+                seen += 1;
+                assert!(seen < 3, "as it is to be");
+                Ok(())
+            })
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(ends.returned(), [0, 1, 2]);
+        let rest = ends.socket.see_delivered(|_| Ok::<(), Error>(()));
+        assert!(matches!(rest, Ok(2)));
+        assert_eq!(ends.returned(), [3, 4]);
+    }
+
+    #[test]
+    fn a_quarter_of_the_ring_is_seen_at_a_time_so_that_the_kernel_gets_places_back() {
+        let mut ends = Ends::new();
+        for _ in 0..4 {
+            ends.deliver(64);
+        }
+        for _ in 0..4 {
+            let seen = ends.socket.see_delivered(|_| Ok::<(), Error>(()));
+            assert!(matches!(seen, Ok(64)));
+        }
+        assert_eq!(ends.deliver.room(), 192);
+        assert!(matches!(
+            ends.socket.see_delivered(|_| Ok::<(), Error>(())),
+            Ok(0)
+        ));
+        assert_eq!(ends.deliver.room(), 256);
+        assert_eq!(ends.returned().len(), 256);
+    }
+
+    #[test]
+    fn bytes_of_no_region_are_an_error() {
+        let mut ends = Ends::new();
+        for (addr, len) in [(8, 8), (ends.start - 1, 2), (ends.start + 64 * 4096 - 1, 2)] {
+            let entry = sys::netgpu_rx_entry { addr, len };
+            ends.deliver.push(entry).expect("there is room");
+        }
+        ends.deliver.publish();
+        let stray = |error: &Error| matches!(error, Error::Stray { .. });
+        assert!(ends.socket.delivered().as_ref().is_err_and(stray));
+        assert!(
+            ends.socket
+                .see_delivered(|_| Ok::<(), Error>(()))
+                .as_ref()
+                .is_err_and(stray)
+        );
+        assert!(ends.socket.try_recv().as_ref().is_err_and(stray));
+        assert_eq!(ends.returned(), []);
     }
 }

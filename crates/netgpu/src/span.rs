@@ -7,11 +7,12 @@
 //! - A [`Span`] owns its buffers alone. The kernel has never been given them, so no device writes to them.
 //! - A span that is donated is gone: no safe code can name its bytes again but through what the kernel delivers.
 //! - Delivered bytes belong to user space until they are returned (the rule at `struct netgpu_fill_entry` in the
-//!   header of the user API). [`Held`] is made of one delivery and lives until the return.
+//!   header of the user API). [`Held`] is made of one delivery, and dropping it is the return.
 //! - Sending only reads. A [`Payload`] gives out shared slices, and keeps its span until the send has finished.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::slice;
@@ -20,7 +21,9 @@ use std::sync::Arc;
 use crate::area::RegionShared;
 use crate::error::Error;
 use crate::memory::{HostMemory, Memory};
+use crate::queue::QueueShared;
 use crate::ring::Delivery;
+use crate::socket::Piece;
 
 /// The free buffers of a region: first buffer to number of buffers, no two of them touching.
 #[derive(Debug)]
@@ -298,53 +301,160 @@ impl Deref for Payload {
     }
 }
 
+/// The regions of a context, for finding those that deliveries lie in.
+///
+/// # Invariants
+///
+/// All of `regions` are of the context of `queue`, which keeps them; `last` is one of them.
+#[derive(Debug)]
+pub(crate) struct Finder {
+    queue: Arc<QueueShared>,
+    /// Those of when some was last looked for in vain, sorted by their addresses: looking needs no lock.
+    regions: Vec<Arc<RegionShared>>,
+    /// The region that was last found, of which the next delivery mostly is, too.
+    last: Option<Found>,
+}
+
+/// A region, from [`Arc::as_ptr`], and its addresses.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    region: NonNull<RegionShared>,
+    start: usize,
+    len: usize,
+}
+
+// SAFETY: It stands for a shared borrow of a region, which threads may share.
+unsafe impl Send for Found {}
+// SAFETY: As above.
+unsafe impl Sync for Found {}
+
+impl Finder {
+    /// Of deliveries that are to be returned through `queue`.
+    pub(crate) fn new(queue: Arc<QueueShared>) -> Self {
+        // INVARIANT: There are none.
+        Self {
+            queue,
+            regions: Vec::new(),
+            last: None,
+        }
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<QueueShared> {
+        &self.queue
+    }
+
+    /// Takes `delivery` over; [`None`] if it lies in no region of the context.
+    #[inline]
+    pub(crate) fn hold(&mut self, delivery: &Delivery) -> Option<Held> {
+        let region = self.region_of(delivery)?;
+        // INVARIANT: It lies in that region, which is the context's by the type invariant, and a `Delivery` is a claim of the kernel
+        // that nobody else holds.
+        Some(Held {
+            region,
+            address: delivery.address() as usize,
+            len: delivery.len() as usize,
+            queue: self.queue.clone(),
+        })
+    }
+
+    /// The region that all of `delivery` lies in.
+    #[inline]
+    fn region_of(&mut self, delivery: &Delivery) -> Option<NonNull<RegionShared>> {
+        let address = usize::try_from(delivery.address()).ok()?;
+        let len = usize::try_from(delivery.len()).ok()?;
+        let within = |found: &Found| {
+            let offset = address.wrapping_sub(found.start);
+            offset < found.len && len <= found.len - offset
+        };
+        match self.last {
+            Some(last) if within(&last) => Some(last.region),
+            _ => self.find(address).filter(within).map(|found| found.region),
+        }
+    }
+
+    /// The region that `address` lies in, if it lies in one.
+    #[cold]
+    fn find(&mut self, address: usize) -> Option<Found> {
+        self.last = self.look(address).or_else(|| {
+            // INVARIANT: The queue's context has these, and keeps what it has.
+            self.regions = self.queue.context().regions();
+            self.look(address)
+        });
+        self.last
+    }
+
+    fn look(&self, address: usize) -> Option<Found> {
+        let behind = self
+            .regions
+            .partition_point(|region| region.memory().start() <= address);
+        let region = self.regions[..behind].last()?;
+        let (start, len) = (region.memory().start(), region.memory().len());
+        (address - start < len).then(|| Found {
+            region: NonNull::new(Arc::as_ptr(region).cast_mut())
+                .expect("no reference points to null"),
+            start,
+            len,
+        })
+    }
+}
+
 /// Delivered bytes that user space holds.
 ///
 /// # Invariants
 ///
-/// `len` bytes from `offset` on of `region` are a delivery that has not been returned.
+/// `len` bytes at `address` of `region` are a delivery that has not been returned. `region` is from [`Arc::as_ptr`] of one of the context
+/// of `queue`, so that it stays as long as `self`: a context keeps its regions, and a queue its context.
 #[derive(Debug)]
 pub(crate) struct Held {
-    region: Arc<RegionShared>,
-    offset: usize,
+    region: NonNull<RegionShared>,
+    address: usize,
     len: usize,
+    queue: Arc<QueueShared>,
 }
 
+// SAFETY: What it has of the region is a shared borrow, and threads may share regions; the rest is `Send`.
+unsafe impl Send for Held {}
+// SAFETY: As above; the rest is `Sync`.
+unsafe impl Sync for Held {}
+
 impl Held {
-    /// Finds the region of a delivery; [`None`] if it lies in none of `regions`, which are sorted by their addresses.
-    pub(crate) fn new(delivery: &Delivery, regions: &[Arc<RegionShared>]) -> Option<Self> {
-        let address = usize::try_from(delivery.address()).ok()?;
-        let len = usize::try_from(delivery.len()).ok()?;
-        let behind = regions.partition_point(|region| region.memory().start() <= address);
-        let region = regions[..behind].last()?;
-        let offset = address - region.memory().start();
-        if offset.checked_add(len)? > region.memory().len() {
-            return None;
+    fn region(&self) -> &RegionShared {
+        // SAFETY: By the type invariant it is there as long as `self`, and only ever borrowed shared.
+        unsafe { self.region.as_ref() }
+    }
+
+    /// The region, for who keeps it.
+    pub(crate) fn shared_region(&self) -> Arc<RegionShared> {
+        let region = self.region.as_ptr().cast_const();
+        // SAFETY: By the type invariants it is from `Arc::as_ptr()`, and there is a reference for as long as `self`.
+        unsafe {
+            Arc::increment_strong_count(region);
+            Arc::from_raw(region)
         }
-        // INVARIANT: Just checked, and a `Delivery` is a claim of the kernel that nobody else holds.
-        Some(Self {
-            region: region.clone(),
-            offset,
-            len,
-        })
+    }
+
+    /// The address that stands for the first byte.
+    pub(crate) fn start(&self) -> usize {
+        self.address
     }
 
     /// Number of bytes.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub(crate) fn region(&self) -> &Arc<RegionShared> {
-        &self.region
+    fn offset(&self) -> usize {
+        self.address - self.region().memory().start()
     }
 
     /// Fills `data`, which is as long, with the bytes, of whatever memory it is.
     pub(crate) fn read(&self, data: &mut [u8]) -> Result<(), Error> {
-        match self.region.memory() {
+        match self.region().memory() {
             Memory::Host(_) => data.copy_from_slice(self.bytes()),
             Memory::DmaBuf(_) => return Err(Error::NoCopy),
             #[cfg(feature = "cuda")]
-            Memory::Cuda(memory) => memory.lock().read(self.offset, data)?,
+            Memory::Cuda(memory) => memory.lock().read(self.offset(), data)?,
         }
         Ok(())
     }
@@ -355,21 +465,92 @@ impl Held {
     ///
     /// When the memory is not the CPU's.
     pub(crate) fn bytes(&self) -> &[u8] {
-        let start = host(&self.region).start();
-        // SAFETY: By the type invariant the bytes lie in a region, which `self` keeps mapped, and are user space's
+        let start = host(self.region()).start();
+        // SAFETY: By the type invariants the bytes lie in a region, which `self` keeps mapped, and are user space's
         // until they are returned: by the kernel's rule at `struct netgpu_fill_entry` no device writes to them, and
         // the kernel delivers bytes of donated buffers only, of which no `Span` exists.
-        unsafe { slice::from_raw_parts(start.as_ptr().add(self.offset), self.len) }
+        unsafe { slice::from_raw_parts(start.as_ptr().add(self.offset()), self.len) }
+    }
+}
+
+impl Drop for Held {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: Nobody looks at the bytes after this.
+        unsafe { self.queue.give_back(self.address as u64) };
+    }
+}
+
+/// Deliveries that are only looked at, and returned some at a time.
+pub(crate) struct Lent<'a> {
+    finder: &'a mut Finder,
+    /// Of which nobody looks at the bytes any longer: the first `count`.
+    addresses: [u64; 32],
+    count: usize,
+}
+
+impl<'a> Lent<'a> {
+    /// Of those that `finder` finds the regions of.
+    #[inline]
+    pub(crate) fn new(finder: &'a mut Finder) -> Self {
+        Self {
+            finder,
+            addresses: [0; 32],
+            count: 0,
+        }
     }
 
-    /// The address that stands for the first byte.
-    pub(crate) fn start(&self) -> usize {
-        self.region.memory().start() + self.offset
+    /// Has `look` see `delivery`; [`None`] if that lies in no region of the context.
+    #[inline]
+    pub(crate) fn show<R>(
+        &mut self,
+        delivery: &Delivery,
+        look: impl FnOnce(&Piece) -> R,
+    ) -> Option<R> {
+        /// What returns the delivery at `address` with the others when it was looked at, or when `look` has panicked.
+        struct Seen<'a, 'b>(&'a mut Lent<'b>, u64);
+
+        impl Drop for Seen<'_, '_> {
+            #[inline]
+            fn drop(&mut self) {
+                let Self(lent, address) = self;
+                lent.addresses[lent.count] = *address;
+                lent.count += 1;
+                if lent.count == lent.addresses.len() {
+                    lent.give_back();
+                }
+            }
+        }
+
+        let region = self.finder.region_of(delivery)?;
+        let seen = Seen(self, delivery.address());
+        // SAFETY: The copy of the reference is never dropped, and the original stays as long as it is looked at.
+        let queue = unsafe { std::ptr::read(&seen.0.finder.queue) };
+        // INVARIANT: As in `Finder::hold()`. It is returned after `piece` was last used, by `seen`.
+        let piece = ManuallyDrop::new(Piece::new(Held {
+            region,
+            address: delivery.address() as usize,
+            len: delivery.len() as usize,
+            queue,
+        }));
+        Some(look(&piece))
     }
 
-    /// Address of the first byte, for the return.
-    pub(crate) fn address(&self) -> u64 {
-        self.start() as u64
+    #[inline(never)]
+    fn give_back(&mut self) {
+        let addresses = &self.addresses[..self.count];
+        self.count = 0;
+        // SAFETY: `show()` has lent the bytes for a call that is over.
+        unsafe { self.finder.queue.give_back_all(addresses) };
+    }
+}
+
+impl Drop for Lent<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.count != 0 {
+            self.give_back();
+        }
     }
 }
 

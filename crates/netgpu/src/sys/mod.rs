@@ -206,6 +206,15 @@ impl Device {
     }
 }
 
+#[cfg(test)]
+impl Device {
+    /// A device that knows no command.
+    pub(crate) fn fake() -> Self {
+        let null = std::fs::File::open("/dev/null").expect("every system has it");
+        Self { fd: null.into() }
+    }
+}
+
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
