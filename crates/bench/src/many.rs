@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context as _, Result, bail};
-use netgpu::{Received, Socket, SocketConfig};
+use netgpu::{Piece, Received, Socket, SocketConfig};
 use rustix::event::epoll;
 use rustix::process::{Resource, Rlimit};
 
@@ -53,7 +53,7 @@ pub(crate) fn send(arguments: &SendMany) -> Result<()> {
 /// One end of a connection.
 enum End {
     Plain(TcpStream),
-    Attached(Socket),
+    Attached(Box<Socket>),
 }
 
 impl End {
@@ -78,14 +78,17 @@ impl End {
                 }
             }
             Self::Attached(socket) => {
-                let mut count = 0;
-                loop {
-                    match socket.try_recv()? {
-                        Received::Piece(piece) => count += piece.len() as u64,
-                        Received::Nothing => return Ok((count, false)),
-                        Received::End => return Ok((count, true)),
-                    }
-                }
+                let mut count = match socket.try_recv()? {
+                    Received::Piece(piece) => piece.len() as u64,
+                    Received::Nothing => 0,
+                    Received::End => return Ok((0, true)),
+                };
+                let mut add = |piece: &Piece| -> Result<()> {
+                    count += piece.len() as u64;
+                    Ok(())
+                };
+                while socket.see_delivered(&mut add)? > 0 {}
+                Ok((count, false))
             }
         }
     }
@@ -114,7 +117,7 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
                     rx_entries: RX_ENTRIES,
                     ..SocketConfig::default()
                 };
-                End::Attached(context.attach_socket(stream, config)?)
+                End::Attached(Box::new(context.attach_socket(stream, config)?))
             }
         };
         let data = epoll::EventData::new_u64(n as u64);

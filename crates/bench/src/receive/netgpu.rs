@@ -5,8 +5,7 @@ use std::net::TcpStream;
 
 use anyhow::{Context as _, Result, ensure};
 use netgpu::{
-    Context, IPV4_HEADER_BYTES, MemoryArea, Piece, Queue, QueueConfig, Received, Socket,
-    SocketConfig,
+    Context, IPV4_HEADER_BYTES, MemoryArea, Piece, Queue, QueueConfig, Socket, SocketConfig,
 };
 
 use super::{BUFFER, MEMORY, Receive, Sink};
@@ -51,10 +50,10 @@ impl Receive for Netgpu {
     fn receive(&mut self, sink: &mut impl Sink) -> Result<bool> {
         let socket = self.socket.as_mut().context("not connected")?;
         let host = self.host;
-        let mut take = |piece: Piece| {
+        let mut take = |piece: &Piece| {
             sink.take(piece.len(), |copy| {
                 if host {
-                    copy.copy_from_slice(&piece);
+                    copy.copy_from_slice(piece);
                 } else {
                     piece.read(copy)?;
                 }
@@ -64,14 +63,10 @@ impl Receive for Netgpu {
         let Some(piece) = socket.recv()? else {
             return Ok(false);
         };
-        take(piece)?;
-        loop {
-            match socket.try_recv()? {
-                Received::Piece(piece) => take(piece)?,
-                Received::Nothing => return Ok(true),
-                Received::End => return Ok(false),
-            }
-        }
+        take(&piece)?;
+        drop(piece);
+        while socket.see_delivered(&mut take)? > 0 {}
+        Ok(true)
     }
 
     fn copied(&self) -> Result<Option<u64>> {
