@@ -617,8 +617,8 @@ pub(super) unsafe fn queue_of<'a>(niov: *const abi::net_iov) -> Option<&'a Queue
     }
 }
 
-/// What the stack does with fragments that are not of a receive pool: each holds the context, and is counted if the memory can be
-/// taken back.
+/// What the stack does with fragments that are not of a receive pool, unless their send holds the memory for them: each holds the
+/// context, and is counted if the memory can be taken back.
 static AREA_OPS: abi::net_iov_area_ops = abi::net_iov_area_ops {
     get: Some(niov_get),
     put: Some(niov_put),
