@@ -70,7 +70,7 @@ bytes_arrive() {
 unit_restores_it() {
 	systemctl stop "netgpu-setup@$NETGPU_DEV"
 	unit_is inactive
-	settings | diff "$before" - || fail "other settings than before"
+	settings | diff "$before" - >"$ktap_tmp/diff" || fail "other settings than before: $(head -n 20 "$ktap_tmp/diff")"
 }
 
 is_active() {
@@ -92,7 +92,7 @@ enabled_unit_follows_the_port() {
 	echo "$pci" >/sys/bus/pci/drivers/mlx5_core/bind
 	until_true 60 is_active
 	nic_configure
-	netgpu doctor "$NETGPU_DEV" >"$ktap_tmp/doctor" || fail "$(cat "$ktap_tmp/doctor")"
+	doctor_is_content
 }
 
 # What was made of the packages $1, and what is in them.
@@ -117,7 +117,7 @@ purging_leaves_nothing() {
 	what_is_there '' >>"$ktap_tmp/left"
 	[ ! -s "$ktap_tmp/left" ] || fail "left: $(cat "$ktap_tmp/left")"
 	! getent group netgpu || fail "the group is left"
-	settings | diff "$before" - || fail "the port was not restored"
+	settings | diff "$before" - >"$ktap_tmp/diff" || fail "the port was not restored: $(head -n 20 "$ktap_tmp/diff")"
 }
 
 plan 9
