@@ -87,7 +87,7 @@ help:
 	@echo '                        man pages in build/man, completions for shells in build/completions'
 	@echo 'make python             the Python module: a wheel, and what PYTHONPATH takes, in build/python'
 	@echo 'make install-library    install what make crates has built of the C library, below PREFIX (/usr/local) and DESTDIR'
-	@echo 'make packages           Debian packages of the module (DKMS), the library and the command, in build/packages; needs make crates'
+	@echo 'make packages           Debian packages of the module (DKMS), libraries and the command, in build/packages; needs make crates python'
 	@echo 'make kernel-deb         Debian packages of a kernel with patches/ and all of Debian'"'"'s drivers, in build/deb; takes hours'
 	@echo 'make docs               the documentation, in build/docs; fails on dead links'
 	@echo 'make iperf3             iperf3 that sends and receives through libnetgpu, in build/iperf3; needs make crates (contrib/iperf3)'

@@ -6,7 +6,7 @@
 # builds the module, and then booted (boot.sh).
 cd "$(dirname "$0")" || exit 1
 # What is mounted here is gone with this process.
-[ -n "${NETGPU_PRIVATE_MOUNTS-}" ] || NETGPU_PRIVATE_MOUNTS=1 exec unshare --mount --propagation unchanged "$0"
+[ -n "${NETGPU_PRIVATE_MOUNTS-}" ] || NETGPU_PRIVATE_MOUNTS=1 exec unshare --mount --propagation unchanged "./${0##*/}"
 . ../lib/ktap.sh
 top=$(realpath ../..)
 scripts=$top/scripts
@@ -85,6 +85,21 @@ programs_find_the_library() {
 	rm "$root/tmp/program" "$root/tmp/program.c"
 }
 
+python_finds_the_module() {
+	cat >"$root/tmp/program.py" <<-'END'
+		import numpy
+		import netgpu
+		try:
+		    netgpu.Context("no-such-device")
+		except OSError as error:
+		    print(error)
+	END
+	in_root python3 -I /tmp/program.py >"$ktap_tmp/said" 2>&1 || fail "$(cat "$ktap_tmp/said")"
+	grep -q 'no network device "no-such-device"' "$ktap_tmp/said" || fail "$(cat "$ktap_tmp/said")"
+	in_root python3 -c 'import importlib.metadata as m; print(m.version("netgpu"))' >"$ktap_tmp/version" || fail "its version is not known"
+	rm "$root/tmp/program.py"
+}
+
 manuals_are_there() {
 	in_root sh -ec 'for page in netgpu netgpu-setup netgpu-doctor; do test -e "/usr/share/man/man1/$page.1.gz"; done' || fail "a page is missing"
 }
@@ -93,13 +108,14 @@ rm -rf "$work"
 mkdir -p "$work/files" "$work/work" "$root" "$work/host"
 mount -t overlay -o "lowerdir=$stock,upperdir=$work/files,workdir=$work/work" overlay "$root" || exit 1
 
-plan 8
+plan 9
 run they_are_made
 run debians_configuration_holds_what_netgpu_needs
 run they_install
 run dkms_has_built_the_module
 run other_kernels_are_told_what_they_lack
 run programs_find_the_library
+run python_finds_the_module
 run manuals_are_there
 rm -rf "$root/lib/modules/7.3.4-other" "$root/lib/modules/6.12.1-old"
 cp -r boot.sh ../lib "$work/host/"
