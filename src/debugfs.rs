@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the administrator sees of contexts: a file for each in the directory `netgpu` of debugfs, named by its number, with a line
-//! for the context and one for each region, queue and socket. Addresses are those of user space.
+//! for the context and one for each region, queue and socket. Addresses are those of user space; what else there is to know of a
+//! socket, the kernel tells in /proc/net/tcp and by sock_diag(7), of its inode.
 
 use crate::{
     context::{
@@ -69,7 +70,7 @@ fn write(context: &Late<Context>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         }
         Part::Socket(socket) => {
             let stats = stats::of_socket(context, socket);
-            write!(f, "socket {}", stats.id)?;
+            write!(f, "socket {} inode {}", stats.id, socket.inode())?;
             fields!(f, stats,
                 rx_zerocopy rx_copied_split rx_copied_no_room rx_copied_unsplit rx_zerocopy_packets rx_copied_packets
                 rx_stalled_ring rx_stalled_share rx_stalled_buffer rx_stalled_pause rx_stalled_memory

@@ -115,6 +115,11 @@ impl Socket {
         self.id
     }
 
+    /// Number of its inode, 0 after it was closed.
+    pub(crate) fn inode(&self) -> u64 {
+        self.sock.inode()
+    }
+
     /// The rx ring's memory.
     pub(crate) fn rx_ring(&self) -> Option<&Arc<RingMemory>> {
         self.rx_ring.as_ref().map(Mapping::memory)

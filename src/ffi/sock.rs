@@ -177,6 +177,12 @@ impl Sock {
         unsafe { abi::tcp_abort(self.0.as_ptr(), -ECONNABORTED.to_errno()) == 0 }
     }
 
+    /// Number of its inode, 0 after it was closed.
+    pub(crate) fn inode(&self) -> u64 {
+        // SAFETY: By the type invariants. It may change meanwhile, as a whole.
+        unsafe { (&raw const (*self.0.as_ptr()).sk_ino).read_volatile() }
+    }
+
     /// Wakes who polls the socket for completions. Any context, also after the socket was closed.
     pub(crate) fn wake(&self) {
         let _guard = rcu::read_lock();

@@ -218,7 +218,7 @@ contexts_are_gone() {
 }
 
 shows() {
-	local field id owner shown=/sys/kernel/debug/netgpu
+	local field id owner theirs shown=/sys/kernel/debug/netgpu
 	equal "with no context" "$(netgpu show)" "no contexts"
 	equal "the same in JSON" "$(netgpu show --json)" '{"contexts":[]}'
 	# Nobody reads: the stream comes to rest, and leaves the processors to what is tested.
@@ -245,12 +245,12 @@ shows() {
 	has "$work/show" "\"owners\":[{\"pid\":$receiver,\"comm\":\"netgpu\",\"uid\":0,\"user\":\"root\"}]"
 	# Each counter that the module has; and a sample for each in the other format.
 	netgpu show --prometheus >"$work/metrics"
-	sed 's/^[a-z]* [0-9a-fx]*//' "$shown/$id" | tr ' ' '\n' | grep -E '^[a-z_]+$' | grep -vE '^(ifindex|index)$' | sort -u >"$work/fields"
+	sed 's/^[a-z]* [0-9a-fx]*//' "$shown/$id" | tr ' ' '\n' | grep -E '^[a-z_]+$' | grep -vE '^(ifindex|index|inode)$' | sort -u >"$work/fields"
 	while read -r field; do
 		has "$work/show" "\"$field\":"
 	done <"$work/fields"
 	equal "samples" "$(grep -c '^netgpu_[a-z]*_' "$work/metrics")" \
-		"$((1 + $(sed 's/^[a-z]* [0-9a-fx]*//; s/ifindex [0-9]*//; s/index [0-9]*//' "$shown/$id" | wc -w) / 2))"
+		"$((1 + $(sed 's/^[a-z]* [0-9a-fx]*//; s/ifindex [0-9]*//; s/index [0-9]*//; s/inode [0-9]*//' "$shown/$id" | wc -w) / 2))"
 	has "$work/metrics" '# TYPE netgpu_context_rx_copied_bytes_total counter'
 	has "$work/metrics" "netgpu_context_info{context=\"$id\",device=\"$NETGPU_DEV\",pid=\"$receiver\",comm=\"netgpu\",user=\"root\"} 1"
 	grep -vE '^(# (HELP|TYPE) netgpu_[a-z_]+ |netgpu_[a-z_]+(\{[^}]*\})? [0-9]+$)' "$work/metrics" >"$work/odd" &&
@@ -263,8 +263,12 @@ shows() {
 	note "$(cat "$work/rate")"
 
 	# What ss knows of the same connection.
-	ss -tieH state established "( sport = :5102 )" >"$work/ss"
+	ss -tienH state established "( sport = :5102 )" >"$work/ss"
 	has "$work/ss" tcp-ulp-netgpu
+	# The receiver has bound it to the device, which ss tells with our address.
+	read -r _ _ _ theirs _ <"$work/ss"
+	has "$work/show" "\"sockets\":[{\"id\":0,\"inode\":$(sed -n 's/.* ino:\([0-9]*\).*/\1/p' "$work/ss"),\"local\":\"$NETGPU_ADDR4:5102\",\"peer\":\"$theirs\",\"state\":\"estab\""
+	netgpu show | grep -q "^ *0 *$NETGPU_ADDR4:5102 *$theirs *estab " || fail "the table does not tell of the connection"
 	kill -INT "$receiver"
 	until_true 10 gone "$receiver"
 	exec 9>&-

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::machine::Machine;
 
+use super::connections::Connection;
 use super::owners::Owner;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
@@ -56,6 +57,12 @@ pub(crate) struct Queue {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Socket {
     pub(crate) id: u64,
+    /// Of the socket, where the module tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) inode: Option<u64>,
+    /// Its connection, if one of the owners has it in its network namespace.
+    #[serde(flatten)]
+    pub(crate) connection: Option<Connection>,
     pub(crate) counters: Counters,
 }
 
@@ -127,6 +134,8 @@ fn parse(text: &str) -> Result<Context> {
             }),
             "socket" => context.sockets.push(Socket {
                 id: number()?,
+                inode: counters.remove("inode"),
+                connection: None,
                 counters,
             }),
             // Of a newer module.
@@ -147,7 +156,7 @@ rx_copied_split 280 rx_copied_no_room 0 rx_copied_unsplit 60 rx_zerocopy_packets
 tx_copied 0 tx_copied_sends 0 bad_addr 0 bad_return 0 empty 2
 region 0x7f0000000000 len 16777216 rx_zerocopy 1048576 rx_copied 340 tx_zerocopy 0 bad_return 0 free 12
 queue 0 index 1 filled 5000 refilled 0 drained 0 bad_addr 0 bad_return 0 empty 2 rx_zerocopy 1048576 rx_packets 700
-socket 2 rx_zerocopy 1048576 rx_copied_split 280 rx_copied_no_room 0 rx_copied_unsplit 60 rx_zerocopy_packets 700 \
+socket 2 inode 4711 rx_zerocopy 1048576 rx_copied_split 280 rx_copied_no_room 0 rx_copied_unsplit 60 rx_zerocopy_packets 700 \
 rx_copied_packets 10 rx_stalled_ring 1 rx_stalled_share 0 rx_stalled_buffer 0 rx_stalled_pause 0 rx_stalled_memory 0 tx_zerocopy 0 \
 tx_sends 0 tx_copied 0 tx_copied_sends 0 tx_refused 0 tx_pending 0 held 5 share 2048
 ";
@@ -160,14 +169,18 @@ tx_sends 0 tx_copied 0 tx_copied_sends 0 tx_refused 0 tx_pending 0 held 5 share 
         assert!(!context.counters.contains_key("ifindex"));
         assert_eq!(context.regions[0].addr, "0x7f0000000000");
         assert_eq!((context.queues[0].id, context.queues[0].index), (0, 1));
-        assert_eq!(context.sockets[0].id, 2);
+        let socket = &context.sockets[0];
+        assert_eq!((socket.id, socket.inode), (2, Some(4711)));
+        assert!(!socket.counters.contains_key("inode"));
         assert_eq!(context.sockets[0].counters["share"], 2048);
     }
 
     #[test]
-    fn what_a_newer_module_adds_is_no_harm() {
-        let context = parse("context 1 regions 0 added 5\nthing 3 x 1\n").expect("it can be");
+    fn what_another_module_tells_is_no_harm() {
+        let text = "context 1 regions 0 added 5\nthing 3 x 1\nsocket 2 held 1\n";
+        let context = parse(text).expect("it can be");
         assert_eq!((context.ifindex, context.counters["added"]), (None, 5));
+        assert_eq!(context.sockets[0].inode, None, "an older one tells less");
         for bad in [
             "context\n",
             "context x\n",

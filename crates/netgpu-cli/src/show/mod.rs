@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `netgpu show`: the contexts of this machine, whose they are, and their counters.
 
+mod connections;
 mod contexts;
 mod owners;
 mod prometheus;
@@ -97,6 +98,9 @@ fn gather(machine: &Machine, device: Option<&str>) -> Result<Vec<Context>> {
         .collect();
     for context in &mut contexts {
         context.owners = owners.remove(&context.id).unwrap_or_default();
+        if !context.sockets.is_empty() {
+            connect(machine, context);
+        }
         // A number means another device in another network namespace.
         if context.owners.iter().any(|owner| owner.here) {
             context.device = names
@@ -109,6 +113,18 @@ fn gather(machine: &Machine, device: Option<&str>) -> Result<Vec<Context>> {
         contexts.retain(|context| context.device.as_deref() == Some(device));
     }
     Ok(contexts)
+}
+
+/// Finds the connections of the context's sockets, in the network namespaces of its owners.
+fn connect(machine: &Machine, context: &mut Context) {
+    for owner in &context.owners {
+        let mut connections = connections::of_process(machine, owner.pid);
+        for socket in &mut context.sockets {
+            if socket.connection.is_none() {
+                socket.connection = socket.inode.and_then(|inode| connections.remove(&inode));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +141,7 @@ mod tests {
             .link("proc/20/ns/net", namespace)
             .link("proc/20/fd/3", "/dev/netgpu")
             .file("proc/20/fdinfo/3", "netgpu-context:\t7\n")
+            .file("proc/20/net/tcp", connections::tests::TCP)
             .file("proc/20/comm", "netgpu\n")
             .file("proc/20/status", "Uid:\t0\t0\t0\t0\n")
     }
@@ -136,6 +153,19 @@ mod tests {
         assert_eq!(contexts[0].owners[0].pid, 20);
         let contexts = gather(&tree("net:[2]"), None).expect("they can be read");
         assert_eq!(contexts[0].device, None);
+    }
+
+    #[test]
+    fn sockets_have_the_addresses_of_their_connections() {
+        let contexts = gather(&tree("net:[2]"), None).expect("they can be read");
+        let json = serde_json::to_value(&contexts[0].sockets[0]).expect("it is data");
+        for (key, value) in [
+            ("local", "10.9.0.1:5102"),
+            ("peer", "10.9.0.2:54178"),
+            ("state", "estab"),
+        ] {
+            assert_eq!(json[key], value);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use anstyle::Style;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::BinaryBytes;
 
+use super::connections::Connection;
 use super::contexts::{Context, Counters};
 
 const TITLE: Style = Style::new().bold();
@@ -64,18 +65,25 @@ pub(crate) fn text(contexts: &[Context], earlier: Option<(&[Context], Duration)>
         let regions = context
             .regions
             .iter()
-            .map(|region| (region.addr.clone(), &region.counters));
+            .map(|region| (vec![region.addr.clone()], &region.counters));
         let queues = context.queues.iter().map(|queue| {
             let name = format!("{} (rx-{})", queue.id, queue.index);
-            (name, &queue.counters)
+            (vec![name], &queue.counters)
         });
-        let sockets = context
-            .sockets
-            .iter()
-            .map(|socket| (socket.id.to_string(), &socket.counters));
-        push_table(&mut text, "REGION", REGIONS, regions);
-        push_table(&mut text, "QUEUE", QUEUES, queues);
-        push_table(&mut text, "SOCKET", SOCKETS, sockets);
+        let sockets = context.sockets.iter().map(|socket| {
+            let names = match &socket.connection {
+                Some(Connection { local, peer, state }) => {
+                    [local.to_string(), peer.to_string(), (*state).to_owned()]
+                }
+                None => ["?", "?", "?"].map(str::to_owned),
+            };
+            let names = std::iter::once(socket.id.to_string()).chain(names);
+            (names.collect(), &socket.counters)
+        });
+        push_table(&mut text, &["REGION"], REGIONS, regions);
+        push_table(&mut text, &["QUEUE"], QUEUES, queues);
+        let titles = ["SOCKET", "LOCAL", "PEER", "STATE"];
+        push_table(&mut text, &titles, SOCKETS, sockets);
         for socket in &context.sockets {
             let stalls: Vec<String> = STALLS
                 .iter()
@@ -161,15 +169,15 @@ fn buffers(counters: &Counters) -> String {
 
 fn push_table<'a>(
     text: &mut String,
-    title: &str,
+    names: &[&str],
     columns: &Columns,
-    rows: impl Iterator<Item = (String, &'a Counters)>,
+    rows: impl Iterator<Item = (Vec<String>, &'a Counters)>,
 ) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(std::iter::once(title).chain(columns.iter().map(|(title, _)| *title)));
+    table.set_header(names.iter().chain(columns.iter().map(|(title, _)| title)));
     let mut is_empty = true;
-    for (name, counters) in rows {
+    for (row, counters) in rows {
         let values = columns.iter().map(|(_, field)| {
             let value = get(counters, field);
             if is_bytes(field) {
@@ -178,13 +186,13 @@ fn push_table<'a>(
                 value.to_string()
             }
         });
-        table.add_row(std::iter::once(name).chain(values));
+        table.add_row(row.into_iter().chain(values));
         is_empty = false;
     }
     if is_empty {
         return;
     }
-    for column in table.column_iter_mut().skip(1) {
+    for column in table.column_iter_mut().skip(names.len()) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for line in table.lines() {
@@ -210,6 +218,11 @@ mod tests {
         let tree = Tree::new().file("sys/kernel/debug/netgpu/7", TEXT);
         let mut contexts = contexts::all(&tree).expect("they can be read");
         contexts[0].device = Some("eth0".into());
+        contexts[0].sockets[0].connection = Some(Connection {
+            local: ([10, 9, 0, 1], 5102).into(),
+            peer: ([10, 9, 0, 2], 54178).into(),
+            state: "estab",
+        });
         contexts[0].owners.push(Owner {
             pid: 20,
             comm: "netgpu".into(),
@@ -240,6 +253,17 @@ mod tests {
             lines
                 .iter()
                 .any(|line| line.trim_start().starts_with("0 (rx-1)")),
+            "{text}"
+        );
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.split_ascii_whitespace().take(4).eq([
+                    "2",
+                    "10.9.0.1:5102",
+                    "10.9.0.2:54178",
+                    "estab"
+                ])),
             "{text}"
         );
         assert!(
