@@ -114,8 +114,15 @@ inside_root() {
 # only: in a common folder an old program would pass for a new one.)
 use_target() {
 	[ ! -e "$NETGPU_TARGET/.checkout" ] || return 0
-	lock target
-	[ ! -e "$NETGPU_TARGET/.checkout" ] || return 0
+	# In a shell of its own: what is started after this does not inherit the lock.
+	(
+		lock target
+		[ ! -e "$NETGPU_TARGET/.checkout" ] || exit 0
+		make_target
+	)
+}
+
+make_target() {
 	local other from='' manifest
 	rm -rf "$NETGPU_TARGET" "$NETGPU_TARGET.new"
 	for other in "$NETGPU_CACHE"/target-*/.checkout; do

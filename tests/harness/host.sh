@@ -88,7 +88,16 @@ missing_results_fail() {
 	counts '1..1\nok 1 a\nBail out! enough\n' 1 1 0
 }
 
-plan 10
+# What is started after cargo's target folder was made does not keep other checkouts waiting.
+target_is_made_and_let_go() {
+	NETGPU_CACHE=$ktap_tmp/cache bash -euc '
+		. "$1/lib.sh"
+		use_target
+		[ "$(cat "$NETGPU_TARGET/.checkout")" = "$NETGPU_TOP" ]
+		flock --nonblock "$NETGPU_CACHE/.lock-target" true' - "$scripts" || fail "its lock is held"
+}
+
+plan 11
 run status_is_handed_on
 run files_go_in_and_out
 run warning_fails
@@ -99,4 +108,5 @@ run dead_guest_fails
 run hang_fails
 run results_are_counted
 run missing_results_fail
+run target_is_made_and_let_go
 finish
