@@ -43,6 +43,16 @@ kernel_tree() {
 	done
 }
 
+# kernel_why TREE CONFIG [PATCH...]: what the kernel of that configuration, of those patches, and of $tools has that the one in TREE has not.
+kernel_why() {
+	local tree=$1 config=$2 why=''
+	shift 2
+	[ "$(cat "$tree/.tools")" = "$tools" ] || why+=', other compilers or another source'
+	[ "$(cat "$tree/build/netgpu.config")" = "$config" ] || why+=', another configuration'
+	[ "$(cat "$tree/.patches" 2>/dev/null)" = "$(cat /dev/null "$@" | key_of)" ] || why+=', other patches'
+	echo "${why#, }"
+}
+
 # kernel_holds FRAGMENT CONFIG: whether each line of FRAGMENT holds in CONFIG. Kconfig drops in silence what does not fit.
 kernel_holds() {
 	local line bad=0

@@ -97,7 +97,27 @@ target_is_made_and_let_go() {
 		flock --nonblock "$NETGPU_CACHE/.lock-target" true' - "$scripts" || fail "its lock is held"
 }
 
-plan 11
+# differs TOOLS CONFIG PATCH WHAT: from a kernel of `tools`, `config` and `patch`.
+differs() {
+	local why
+	why=$(tools=$1 bash -euc '. "$1/lib.sh"; . "$1/kernel.sh"; kernel_why "$2" "$3" <(echo "$4")' - "$scripts" "$ktap_tmp/kernel" "$2" "$3")
+	[ "$why" = "$4" ] || fail "it says: $why; expected: $4"
+}
+
+second_kernel_has_a_reason() {
+	mkdir -p "$ktap_tmp/kernel/build"
+	echo tools >"$ktap_tmp/kernel/.tools"
+	echo config >"$ktap_tmp/kernel/build/netgpu.config"
+	# One that is older than this has no note of its patches.
+	differs tools config patch 'other patches'
+	echo patch | sha256sum | cut -c 1-12 >"$ktap_tmp/kernel/.patches"
+	differs tools config another 'other patches'
+	differs tools another patch 'another configuration'
+	differs another config patch 'other compilers or another source'
+	differs another another another 'other compilers or another source, another configuration, other patches'
+}
+
+plan 12
 run status_is_handed_on
 run files_go_in_and_out
 run warning_fails
@@ -109,4 +129,5 @@ run hang_fails
 run results_are_counted
 run missing_results_fail
 run target_is_made_and_let_go
+run second_kernel_has_a_reason
 finish
