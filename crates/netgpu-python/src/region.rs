@@ -44,7 +44,7 @@ impl Region {
 impl Region {
     #[new]
     #[pyo3(signature = (nbytes, backing="private"))]
-    fn host(nbytes: usize, backing: &str) -> PyResult<Self> {
+    fn host(py: Python<'_>, nbytes: usize, backing: &str) -> PyResult<Self> {
         let backing = match backing {
             "private" => Backing::Anonymous,
             "shared" => Backing::Memfd,
@@ -55,22 +55,26 @@ impl Region {
                 )));
             }
         };
-        let area = MemoryArea::new().map_err(raise)?;
-        let memory = HostMemory::new(nbytes, backing).map_err(raise)?;
-        area.add(memory).map(Self::new).map_err(raise)
+        // Pinning much takes long.
+        py.detach(|| MemoryArea::new()?.add(HostMemory::new(nbytes, backing)?))
+            .map(Self::new)
+            .map_err(raise)
     }
 
     /// Allocates memory of an NVIDIA GPU, at least so much: of the GPU with that number in CUDA, or of the thread's current one.
     #[staticmethod]
     #[pyo3(signature = (nbytes, gpu=None))]
-    fn cuda(nbytes: usize, gpu: Option<u32>) -> PyResult<Self> {
-        let allocate = || match gpu {
-            Some(ordinal) => Gpu::open(ordinal)?.allocate(nbytes),
-            None => Gpu::current()?.allocate(nbytes),
-        };
-        let area = MemoryArea::new().map_err(raise)?;
-        let memory = allocate().map_err(|error| raise(error.into()))?;
-        area.add_cuda(memory).map(Self::new).map_err(raise)
+    fn cuda(py: Python<'_>, nbytes: usize, gpu: Option<u32>) -> PyResult<Self> {
+        py.detach(|| {
+            let area = MemoryArea::new()?;
+            let gpu = match gpu {
+                Some(ordinal) => Gpu::open(ordinal)?,
+                None => Gpu::current()?,
+            };
+            area.add_cuda(gpu.allocate(nbytes)?)
+        })
+        .map(Self::new)
+        .map_err(raise)
     }
 
     /// Registers nbytes at offset of a dma-buf. The descriptor stays yours.
@@ -83,9 +87,10 @@ impl Region {
         let fd = unsafe { BorrowedFd::borrow_raw(fd) }
             .try_clone_to_owned()
             .map_err(|error| refused("cannot take the descriptor", error))?;
-        let area = MemoryArea::new().map_err(raise)?;
-        let memory = DmaBufMemory::new(fd, offset, nbytes).map_err(raise)?;
-        area.add_dma_buf(memory).map(Self::new).map_err(raise)
+        DmaBufMemory::new(fd, offset, nbytes)
+            .and_then(|memory| MemoryArea::new()?.add_dma_buf(memory))
+            .map(Self::new)
+            .map_err(raise)
     }
 
     /// Number of bytes.
