@@ -58,9 +58,10 @@ documented() {
 	in_peer ip address add 192.0.2.2/24 dev "$NETGPU_PEER_DEV"
 	defer in_peer ip address delete 192.0.2.2/24 dev "$NETGPU_PEER_DEV"
 	mkdir "$work/blocks"
-	awk -v area=python -v out="$work/blocks" -f ../lib/blocks.awk python.md | while read -r number _; do
+	awk -v area=python -v out="$work/blocks" -f ../lib/blocks.awk python.md >"$work/list"
+	while read -r number _; do
 		cat "$work/blocks/$number"
-	done >"$work/documented.py"
+	done <"$work/list" >"$work/documented.py"
 	$python "$work/documented.py" >"$work/ours.err" 2>&1 &
 	ours=$!
 	defer reap "$ours"
