@@ -12,10 +12,8 @@ cd "$(dirname "$0")" || exit 1
 
 bytes=16777216
 
-# The shared library, and from where said the stand-in for libcuda, are beside the programs.
-mkdir "$ktap_tmp/lib"
-ln -s "$PWD/libnetgpu.so.1" "$ktap_tmp/lib/"
-export LD_LIBRARY_PATH="$ktap_tmp/lib"
+with_library
+# The stand-in for libcuda is found where this says so.
 with_cuda=$ktap_tmp/lib:$PWD
 
 # listening PROGRAM ARGS...: it is, when this returns. Its output goes to $work/got. Leaves $ours, $work/ours.err.

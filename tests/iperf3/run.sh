@@ -12,9 +12,7 @@ cd "$(dirname "$0")" || exit 1
 
 bytes=16777216
 
-mkdir "$ktap_tmp/lib"
-ln -s "$PWD/libnetgpu.so.1" "$ktap_tmp/lib/"
-export LD_LIBRARY_PATH="$ktap_tmp/lib"
+with_library
 
 ours() {
 	./iperf3-netgpu --json "$@"

@@ -32,6 +32,13 @@ address() {
 	esac
 }
 
+# with_library: programs find the shared library that is beside them, and nothing else that is.
+with_library() {
+	mkdir "$ktap_tmp/lib"
+	ln -s "$PWD/libnetgpu.so.1" "$ktap_tmp/lib/"
+	export LD_LIBRARY_PATH="$ktap_tmp/lib"
+}
+
 is_listening() {
 	grep -q "listening on" "$1" || gone "$2"
 }
