@@ -365,13 +365,6 @@ documents() {
 	done
 }
 
-nothing_is_left() {
-	until_true 10 pinned_is "$pinned_at_first"
-	until_true 10 module_unload
-	nic_ping
-	check_log
-}
-
 plan 16
 nic_up
 pinned_at_first=$(pinned_pages)

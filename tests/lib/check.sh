@@ -46,6 +46,17 @@ kmemleak_check() {
 	}
 }
 
+# nothing_is_left [MODULE...]: of what netgpu did since $pinned_at_first pages were pinned. The MODULEs go after it.
+nothing_is_left() {
+	until_true 10 pinned_is "$pinned_at_first"
+	until_true 10 module_unload
+	for module in "$@"; do
+		until_true 10 rmmod "$module"
+	done
+	nic_ping
+	check_log
+}
+
 module_gone() {
 	! grep -q '^netgpu ' /proc/modules
 }
