@@ -150,13 +150,6 @@ netgpu_sleeps() {
 	check_log
 }
 
-nothing_is_left() {
-	until_true 10 pinned_is "$pinned_at_first"
-	until_true 10 module_unload
-	nic_ping
-	check_log
-}
-
 plan 8
 nic_up
 modprobe netgpu

@@ -248,13 +248,6 @@ refused() {
 	equal "settings" "$(nic_settings)" "$before"
 }
 
-nothing_is_left() {
-	until_true 10 pinned_is "$pinned_at_first"
-	until_true 10 module_unload
-	nic_ping
-	check_log
-}
-
 plan 26
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"

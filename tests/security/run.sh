@@ -31,13 +31,6 @@ no_addresses_in_the_log() {
 	! dmesg | grep -i netgpu | grep -qE '(^|[^0-9a-f])ffff[0-9a-f]{12}' || fail "$(dmesg | grep -i netgpu)"
 }
 
-nothing_is_left() {
-	until_true 10 pinned_is "$pinned_at_first"
-	until_true 10 module_unload
-	nic_ping
-	check_log
-}
-
 plan 7
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
