@@ -3,11 +3,11 @@
 
 use std::fs::File;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::slice;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use netgpu::{HostMemory, MemoryArea, Region};
 use netgpu_cuda::{Gpu, GpuMemory};
@@ -268,36 +268,13 @@ impl AsFd for DmaBuf {
 
 /// A dma-buf of ordinary memory, and that memory.
 pub(crate) fn udmabuf(len: usize) -> Result<(OwnedFd, Pages)> {
-    /// `struct udmabuf_create` of linux/udmabuf.h.
-    #[repr(C)]
-    struct Create {
-        memfd: u32,
-        flags: u32,
-        offset: u64,
-        size: u64,
-    }
-    /// `_IOW('u', 0x42, struct udmabuf_create)`
-    const CREATE: libc::c_ulong = 0x4018_7542;
-
     let memfd =
         rustix::fs::memfd_create("udmabuf", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     rustix::fs::ftruncate(&memfd, len as u64)?;
     rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK)?;
     let pages = Pages::of_file(memfd.as_fd(), len)?;
     let device = File::open("/dev/udmabuf").context("/dev/udmabuf")?;
-    let create = Create {
-        memfd: memfd.as_raw_fd().cast_unsigned(),
-        flags: 1,
-        offset: 0,
-        size: len as u64,
-    };
-    // SAFETY: The argument is what this command of this device takes.
-    let fd = unsafe { libc::ioctl(device.as_raw_fd(), CREATE, &raw const create) };
-    ensure!(
-        fd >= 0,
-        "no udmabuf (see its size_limit_mb): {}",
-        std::io::Error::last_os_error()
-    );
-    // SAFETY: The kernel has just made the descriptor, for us alone.
-    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, pages))
+    let fd = udmabuf::create(device.as_fd(), memfd.as_fd(), len as u64)
+        .context("no udmabuf (see its size_limit_mb)")?;
+    Ok((fd, pages))
 }

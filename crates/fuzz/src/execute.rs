@@ -657,7 +657,7 @@ fn other(what: u64, pages: u64) -> io::Result<OwnedFd> {
             let memfd = memfd()?;
             rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK)?;
             let device: OwnedFd = open("/dev/udmabuf", OFlags::RDWR)?;
-            sys::udmabuf(
+            udmabuf::create(
                 device.as_fd(),
                 memfd.as_fd(),
                 (pages % 1024).max(1) * PAGE as u64,

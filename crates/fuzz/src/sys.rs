@@ -7,7 +7,7 @@
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
@@ -263,35 +263,6 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
     // SAFETY: The kernel reads `value`, which is live, for its length.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), len) })
         .map(drop)
-}
-
-/// Makes a dma-buf of pages of a memfd that is sealed against shrinking.
-pub fn udmabuf(device: BorrowedFd<'_>, memfd: BorrowedFd<'_>, size: u64) -> io::Result<OwnedFd> {
-    /// `struct udmabuf_create` of <linux/udmabuf.h>.
-    #[repr(C)]
-    struct Create {
-        memfd: u32,
-        flags: u32,
-        offset: u64,
-        size: u64,
-    }
-    /// UDMABUF_CREATE of <linux/udmabuf.h>, `_IOW('u', 0x42, struct udmabuf_create)`.
-    const CREATE: u32 = rustix::ioctl::opcode::write::<Create>(b'u', 0x42);
-    let create = Create {
-        memfd: memfd.as_raw_fd() as u32,
-        flags: 1,
-        offset: 0,
-        size,
-    };
-    // SAFETY: The kernel reads `create`, which is live, and answers with a new descriptor.
-    unsafe {
-        let fd = check(libc::ioctl(
-            device.as_raw_fd(),
-            CREATE.into(),
-            &raw const create,
-        ))?;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
 }
 
 /// Lets this process lock so many bytes, and no more.
