@@ -411,52 +411,18 @@ struct handed {
 	size_t got;
 };
 
-static bool hand(int to, const struct handed *handed, int count)
-{
-	union {
-		char buf[CMSG_SPACE(3 * sizeof(int))];
-		struct cmsghdr align;
-	} u = {};
-	struct iovec iov = { (void *)handed, sizeof(*handed) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (count) {
-		struct cmsghdr *c;
-
-		msg.msg_control = u.buf;
-		msg.msg_controllen = sizeof(u.buf);
-		c = CMSG_FIRSTHDR(&msg);
-		*c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(3 * sizeof(int)) };
-		memcpy(CMSG_DATA(c), (int[3]){ handed->r.fd, handed->r.pair[0], handed->r.pair[1] }, 3 * sizeof(int));
-	}
-	return sendmsg(to, &msg, 0) == sizeof(*handed);
-}
-
-static bool handed_over(int from, struct handed *handed, int fds[3])
-{
-	union {
-		char buf[CMSG_SPACE(3 * sizeof(int))];
-		struct cmsghdr align;
-	} u = {};
-	struct iovec iov = { handed, sizeof(*handed) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf) };
-
-	if (recvmsg(from, &msg, 0) != sizeof(*handed))
-		return false;
-	if (fds)
-		memcpy(fds, CMSG_DATA(CMSG_FIRSTHDR(&msg)), 3 * sizeof(int));
-	return true;
-}
-
 /* Opens everything, hands it over, receives a while and ends, with the stream going on. */
 static int giver(int to, enum kind kind, int queue, const struct some *shared)
 {
 	struct handed handed = { .some = kind <= DMABUF ? *shared : some_open(kind, LEN) };
+	struct receiver *r = &handed.r;
 
-	if (some_receiver(&handed.some, &handed.r, queue) || !hand(to, &handed, 3))
+	if (some_receiver(&handed.some, r, queue))
 		return 1;
-	handed.got = receive(&handed.r, handed.r.mem, 0, 1 << 18, NULL);
-	return handed.got < 1 << 18 || !hand(to, &handed, 0);
+	if (!send_fds(to, &handed, sizeof(handed), (int[3]){ r->fd, r->pair[0], r->pair[1] }, 3))
+		return 1;
+	handed.got = receive(r, r->mem, 0, 1 << 18, NULL);
+	return handed.got < 1 << 18 || !send_fds(to, &handed, sizeof(handed), NULL, 0);
 }
 
 /* To another process, by its descriptors; what is pinned for its sake stays when the giver ends. What its GPU's driver frees does not. */
@@ -477,9 +443,9 @@ TEST_F_TIMEOUT(data, handed_over, 90)
 	if (!child)
 		_exit(giver(pair[1], variant->kind, self->queue, &shared));
 	close(pair[1]);
-	ASSERT_TRUE(handed_over(pair[0], &handed, fds));
+	ASSERT_TRUE(receive_fds(pair[0], &handed, sizeof(handed), fds, 3));
 	stream_start(&stream, fds[2]);
-	ASSERT_TRUE(handed_over(pair[0], &handed, NULL));
+	ASSERT_TRUE(receive_fds(pair[0], &handed, sizeof(handed), NULL, 0));
 	ASSERT_EQ(child, waitpid(child, &status, 0));
 	ASSERT_EQ(0, status);
 	handed.r.fd = fds[0];

@@ -4,9 +4,11 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <grp.h>
+#include <linux/bpf.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -521,6 +523,64 @@ void nic_restore(void)
 bool nic_works(void)
 {
 	return WAIT_FOR(!sh("ping -q -c 1 -W 1 \"$NETGPU_PEER_ADDR4\""), 10000);
+}
+
+#define MAX_FDS	4
+
+union fds {
+	char buf[CMSG_SPACE(MAX_FDS * sizeof(int))];
+	struct cmsghdr align;
+};
+
+bool send_fds(int to, const void *data, size_t len, const int *fds, int count)
+{
+	union fds u = {};
+	struct iovec iov = { (void *)data, len };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (count > MAX_FDS)
+		abort();
+	if (count) {
+		msg.msg_control = u.buf;
+		msg.msg_controllen = CMSG_SPACE(count * sizeof(int));
+		u.align = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(count * sizeof(int)) };
+		memcpy(CMSG_DATA(&u.align), fds, count * sizeof(int));
+	}
+	return sendmsg(to, &msg, 0) == (ssize_t)len;
+}
+
+bool receive_fds(int from, void *data, size_t len, int *fds, int count)
+{
+	union fds u = {};
+	struct iovec iov = { data, len };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf) };
+
+	if (recvmsg(from, &msg, MSG_CMSG_CLOEXEC) != (ssize_t)len)
+		return false;
+	if (!fds)
+		return true;
+	if (msg.msg_controllen < CMSG_LEN(count * sizeof(int)) || u.align.cmsg_len != CMSG_LEN(count * sizeof(int)))
+		return false;
+	memcpy(fds, CMSG_DATA(&u.align), count * sizeof(int));
+	return true;
+}
+
+int bpf_attach(union bpf_attr *program, const void *insns, size_t count, int where, unsigned int ifindex, unsigned int flags)
+{
+	union bpf_attr create = { .link_create = { .attach_type = where, .target_ifindex = ifindex, .flags = flags } };
+	int prog, link;
+
+	program->insns = (uintptr_t)insns;
+	program->insn_cnt = count;
+	program->license = (uintptr_t)"GPL";
+	prog = syscall(SYS_bpf, BPF_PROG_LOAD, program, sizeof(*program));
+	if (prog < 0)
+		return -errno;
+	create.link_create.prog_fd = prog;
+	link = syscall(SYS_bpf, BPF_LINK_CREATE, &create, sizeof(create));
+	link = link < 0 ? -errno : link;
+	close(prog);
+	return link;
 }
 
 int sh(const char *format, ...)

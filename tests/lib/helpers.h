@@ -163,6 +163,15 @@ struct traffic {
 void traffic_start(struct traffic *t, int fd);
 void traffic_stop(struct traffic *t);
 
+/* Passes descriptors, four at most, with @len bytes of @data over a socket of AF_UNIX. False: it could not. */
+bool send_fds(int to, const void *data, size_t len, const int *fds, int count);
+/* The other end: @fds may be NULL, for a message without any. MSG_CMSG_CLOEXEC holds for them. */
+bool receive_fds(int from, void *data, size_t len, int *fds, int count);
+
+/* A link that holds @program, of @insns, at device @ifindex, or -errno. */
+union bpf_attr;
+int bpf_attach(union bpf_attr *program, const void *insns, size_t count, int where, unsigned int ifindex, unsigned int flags);
+
 /* Runs a command line; its exit status. Output goes to /dev/null. */
 int sh(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

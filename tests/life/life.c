@@ -128,14 +128,7 @@ TEST_F_TIMEOUT(life, exec_inherits, 60)
 /* Everything goes to another process, which goes on where this one was. */
 TEST_F_TIMEOUT(life, passed_on, 60)
 {
-	union {
-		char buf[CMSG_SPACE(3 * sizeof(int))];
-		struct cmsghdr align;
-	} u = {};
 	char byte = 0;
-	struct iovec iov = { &byte, 1 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf) };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 	int pair[2], status, fds[3];
 	pid_t child;
 
@@ -151,9 +144,8 @@ TEST_F_TIMEOUT(life, passed_on, 60)
 		close(r->pair[0]);
 		close(r->pair[1]);
 		close(pair[0]);
-		if (recvmsg(pair[1], &msg, MSG_CMSG_CLOEXEC) != 1)
+		if (!receive_fds(pair[1], &byte, 1, fds, 3))
 			_exit(1);
-		memcpy(fds, CMSG_DATA(c), sizeof(fds));
 		/* The sender has gone: this is the only one left. */
 		if (read(pair[1], &byte, 1) != 0)
 			_exit(2);
@@ -165,9 +157,7 @@ TEST_F_TIMEOUT(life, passed_on, 60)
 			_exit(4);
 		_exit(0);
 	}
-	*c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(fds)) };
-	memcpy(CMSG_DATA(c), (int[3]){ self->r.fd, self->r.area, self->r.pair[0] }, sizeof(fds));
-	ASSERT_EQ(1, sendmsg(pair[0], &msg, 0));
+	ASSERT_TRUE(send_fds(pair[0], &byte, 1, (int[3]){ self->r.fd, self->r.area, self->r.pair[0] }, 3));
 	let_go(self);
 	close(pair[0]);
 	close(pair[1]);

@@ -5,7 +5,6 @@
 
 #include <linux/bpf.h>
 #include <net/if.h>
-#include <sys/syscall.h>
 
 #define OTHER	"other0"
 
@@ -117,22 +116,9 @@ static int redirect(unsigned int from, unsigned int to)
 		{ .code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect },
 		{ .code = BPF_JMP | BPF_EXIT },
 	};
-	union bpf_attr load = {
-		.prog_type = BPF_PROG_TYPE_SCHED_CLS,
-		.insns = (uintptr_t)insns,
-		.insn_cnt = ARRAY_LEN(insns),
-		.license = (uintptr_t)"GPL",
-	};
-	union bpf_attr create = { .link_create = { .attach_type = BPF_TCX_EGRESS, .target_ifindex = from } };
-	int prog = syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load)), link;
+	union bpf_attr program = { .prog_type = BPF_PROG_TYPE_SCHED_CLS };
 
-	if (prog < 0)
-		return -errno;
-	create.link_create.prog_fd = prog;
-	link = syscall(SYS_bpf, BPF_LINK_CREATE, &create, sizeof(create));
-	link = link < 0 ? -errno : link;
-	close(prog);
-	return link;
+	return bpf_attach(&program, insns, ARRAY_LEN(insns), BPF_TCX_EGRESS, from, 0);
 }
 
 /* The packets are sent to the other device behind TCP's back. */

@@ -194,22 +194,12 @@ TEST_F(orders, after_fork)
 /* The descriptors sleep in a message that nobody receives, and in one that goes in a circle. */
 TEST_F(orders, in_flight_over_a_socket)
 {
-	union {
-		char buf[CMSG_SPACE(4 * sizeof(int))];
-		struct cmsghdr align;
-	} u = {};
-	char byte = 0;
-	struct iovec iov = { &byte, 1 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf) };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 	struct receiver r;
 	int pair[2];
 
 	ASSERT_EQ(0, receiver_open(&r, self->queue, 7));
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
-	*c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(4 * sizeof(int)) };
-	memcpy(CMSG_DATA(c), (int[4]){ r.fd, r.area, r.pair[0], pair[1] }, 4 * sizeof(int));
-	ASSERT_EQ(1, sendmsg(pair[0], &msg, 0));
+	ASSERT_TRUE(send_fds(pair[0], "", 1, (int[4]){ r.fd, r.area, r.pair[0], pair[1] }, 4));
 	ASSERT_EQ(1U << 18, transfer(r.pair[0], r.pair[1], &r.fill, &r.rx, 1 << 18));
 	receiver_close(&r);
 	EXPECT_LT(self->pinned, pinned_pages());

@@ -7,7 +7,6 @@
 #include <linux/if_link.h>
 #include <linux/if_xdp.h>
 #include <poll.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 
 FIXTURE(queue)
@@ -347,24 +346,10 @@ static int xdp_link(void)
 		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = XDP_PASS },
 		{ .code = BPF_JMP | BPF_EXIT },
 	};
-	union bpf_attr load = {
-		.prog_type = BPF_PROG_TYPE_XDP,
-		.insns = (uintptr_t)pass,
-		.insn_cnt = ARRAY_LEN(pass),
-		/* One that cannot take packets in pieces is refused already for the header split. */
-		.prog_flags = BPF_F_XDP_HAS_FRAGS,
-		.license = (uintptr_t)"GPL",
-	};
-	union bpf_attr create = { .link_create = { .attach_type = BPF_XDP, .target_ifindex = nic_index(), .flags = XDP_FLAGS_SKB_MODE } };
-	int prog = syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load)), link;
+	/* One that cannot take packets in pieces is refused already for the header split. */
+	union bpf_attr program = { .prog_type = BPF_PROG_TYPE_XDP, .prog_flags = BPF_F_XDP_HAS_FRAGS };
 
-	if (prog < 0)
-		return -errno;
-	create.link_create.prog_fd = prog;
-	link = syscall(SYS_bpf, BPF_LINK_CREATE, &create, sizeof(create));
-	link = link < 0 ? -errno : link;
-	close(prog);
-	return link;
+	return bpf_attach(&program, pass, ARRAY_LEN(pass), BPF_XDP, nic_index(), XDP_FLAGS_SKB_MODE);
 }
 
 TEST_F(queue, belongs_to_af_xdp)

@@ -430,27 +430,17 @@ TEST_F(region, added_by_a_child)
 
 TEST_F(region, passed_over_a_socket)
 {
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u = {};
 	char byte = 0;
-	struct iovec iov = { &byte, 1 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf) };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 	int pair[2], area = ng_open();
 	void *p = memory(self->unit);
 
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
 	ASSERT_EQ(1, ng_add_region(area, p, self->unit));
-	*c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
-	memcpy(CMSG_DATA(c), &area, sizeof(int));
-	ASSERT_EQ(1, sendmsg(pair[0], &msg, 0));
+	ASSERT_TRUE(send_fds(pair[0], &byte, 1, &area, 1));
 	close(area);
 	/* On its way only. */
 	EXPECT_LT(self->pinned, pinned_pages());
-	ASSERT_EQ(1, recvmsg(pair[1], &msg, 0));
-	memcpy(&area, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
+	ASSERT_TRUE(receive_fds(pair[1], &byte, 1, &area, 1));
 	EXPECT_EQ(-EEXIST, ng_add_region(area, p, self->unit));
 	close(area);
 	close(pair[0]);
