@@ -57,21 +57,30 @@ pub(crate) enum Events {
     News,
 }
 
-/// An epoll instance for one socket. It stays as it is when the socket's descriptor is closed and its number is another's.
+/// An epoll instance for one socket.
 pub(crate) struct Watch {
     epoll: OwnedFd,
+    /// Keeps the socket open: when another thread closes it, epoll would forget it together with what has happened to it.
+    _socket: OwnedFd,
     events: Events,
 }
 
 impl Watch {
     pub(crate) fn new(socket: BorrowedFd<'_>, events: Events) -> PyResult<Self> {
+        let socket = socket
+            .try_clone_to_owned()
+            .map_err(|error| refused("cannot wait for the socket", error))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(wrong)?;
         let flags = match events {
             Events::Readable => EventFlags::IN,
             Events::News => EventFlags::IN | EventFlags::OUT | EventFlags::ET,
         };
-        epoll::add(&epoll, socket, epoll::EventData::new_u64(0), flags).map_err(wrong)?;
-        Ok(Self { epoll, events })
+        epoll::add(&epoll, &socket, epoll::EventData::new_u64(0), flags).map_err(wrong)?;
+        Ok(Self {
+            epoll,
+            _socket: socket,
+            events,
+        })
     }
 
     /// Forgets what has happened: what happens after this ends the next [`Self::wait`].
