@@ -236,7 +236,11 @@ impl Queue {
         let shares = self.context.shares();
         let mut given = 0;
         for attachment in table.values().filter(|attachment| attachment.map.is_live()) {
-            let keep = if attachment.map.is_writable() { keep } else { 0 };
+            let keep = if attachment.map.is_writable() {
+                keep
+            } else {
+                0
+            };
             given += attachment
                 .buffers
                 .take_free_down_to(keep, max - given, shares, |index| {
@@ -278,11 +282,7 @@ struct Returns<'a, 'f> {
 }
 
 impl<'a, 'f> Returns<'a, 'f> {
-    fn new(
-        queue: &'a Queue,
-        ring: &'f mut Consumer<Mapping<FillEntry>>,
-        table: &'a Table,
-    ) -> Self {
+    fn new(queue: &'a Queue, ring: &'f mut Consumer<Mapping<FillEntry>>, table: &'a Table) -> Self {
         Self {
             queue,
             ring,
