@@ -78,16 +78,13 @@ impl<E: Entry> Mapped<E> {
         })
     }
 
-    /// A ring in memory of the process, once for either side. It stays mapped for ever.
+    /// A ring in memory of the process, mapped once for either side.
     #[cfg(test)]
     pub(crate) fn fake(entries: u32) -> (Self, Self) {
-        use crate::memory::{Backing, HostMemory};
         let len = sys::NETGPU_RING_ENTRIES as usize + entries as usize * size_of::<E>();
-        let memory = HostMemory::new(len, Backing::Anonymous).expect("there is so much memory");
-        let (start, len) = memory.into_raw();
-        // SAFETY: Nobody else has it, and neither handle unmaps it.
+        let memory = sys::Device::of_memory(len as u64);
         let side = || Self {
-            mapping: unsafe { Mapping::from_raw(start.as_ptr(), len) },
+            mapping: memory.map(0, len as u64).expect("there is so much memory"),
             entries,
             entry: PhantomData,
         };

@@ -213,6 +213,14 @@ impl Device {
         let null = std::fs::File::open("/dev/null").expect("every system has it");
         Self { fd: null.into() }
     }
+
+    /// A file of `len` bytes of memory in its place, to map.
+    pub(crate) fn of_memory(len: u64) -> Self {
+        let fd = rustix::fs::memfd_create("netgpu", rustix::fs::MemfdFlags::CLOEXEC)
+            .and_then(|fd| rustix::fs::ftruncate(&fd, len).map(|()| fd))
+            .expect("there is so much memory");
+        Self { fd }
+    }
 }
 
 impl AsFd for Device {
