@@ -50,6 +50,10 @@ use kernel::{
         Arc,
         SetOnce, //
     },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     transmute::{
         AsBytes,
         FromBytes, //
@@ -202,8 +206,12 @@ impl Handle {
         if self.role.populate(Role::Area(area.clone())) {
             return Ok((area, index));
         }
-        // Another thread's command came first.
+        // Another thread's command came first. Between its claim and its word for what the file is there are some instructions; it may
+        // have less priority than this thread, so that only sleeping lets it come to their end.
         drop(area);
+        while self.role.as_ref().is_none() {
+            fsleep(Delta::from_micros(10));
+        }
         let area = self.area()?.clone();
         let index = area.add(span, source)?;
         Ok((area, index))
