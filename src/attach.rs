@@ -15,8 +15,7 @@ use crate::{
             Map,
             Pool,
             Put, //
-        },
-        uapi::BUFFER_SHIFT, //
+        }, //
     },
     stats::RegionStats, //
 };
@@ -46,7 +45,13 @@ impl Attachment {
     /// The address of a byte of a buffer.
     pub(crate) fn addr(&self, index: u32, offset: u32) -> u64 {
         let start = self.map.region().span.start() as u64;
-        start + (u64::from(index) << BUFFER_SHIFT) + u64::from(offset)
+        start + (u64::from(index) << self.map.size().shift()) + u64::from(offset)
+    }
+
+    /// Number of the buffer that `addr` lies in. Safe to use as an index even while the CPU speculates.
+    #[inline(always)]
+    pub(crate) fn buffer(&self, addr: usize) -> Option<u32> {
+        self.map.region().span.buffer(addr, self.map.size())
     }
 
     /// The caller's buffer goes to the free list, or nowhere if the memory is to be given back.

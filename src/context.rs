@@ -49,7 +49,10 @@ use crate::{
     },
     slots::Slots,
     socket::Socket,
-    span::SpanMap,
+    span::{
+        BufferSize,
+        SpanMap, //
+    },
     stats::{
         ContextStats,
         OfContext, //
@@ -99,6 +102,7 @@ pub(crate) type Table = SpanMap<Arc<Attachment>>;
 pub(crate) struct Context {
     /// Its number, which no other context ever has.
     id: u64,
+    buffer_size: BufferSize,
     stats: ContextStats,
     device: SetOnce<Device>,
     /// What the data path finds buffers by; follows `State::attachments`.
@@ -162,10 +166,11 @@ impl Retire for Context {
 }
 
 impl Context {
-    /// Opens the network device with index `ifindex`.
-    pub(crate) fn bind(ifindex: u32) -> Result<Late<Self>> {
+    /// Opens the network device with index `ifindex`, to receive into buffers of `buffer_size`.
+    pub(crate) fn bind(ifindex: u32, buffer_size: BufferSize) -> Result<Late<Self>> {
         let context = Late::new(try_pin_init!(Self {
             id: NEXT.fetch_add(1, Relaxed),
+            buffer_size,
             stats: ContextStats::new()?,
             device: SetOnce::new(),
             table: Rcu::new(KBox::new(Table::new(), GFP_KERNEL_ACCOUNT)?),
@@ -192,6 +197,11 @@ impl Context {
     /// Its number, which no other context ever has.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The size of its buffers.
+    pub(crate) fn buffer_size(&self) -> BufferSize {
+        self.buffer_size
     }
 
     /// What it counts.
@@ -409,6 +419,9 @@ impl Context {
 impl Context {
     /// Attaches `region`.
     pub(crate) fn attach_region(this: &Late<Self>, region: Arc<Region>) -> Result {
+        if !region.span.is_whole(this.buffer_size) {
+            return Err(EINVAL);
+        }
         let _attaching = this.attaching.lock();
         {
             let state = this.state.lock();
@@ -423,7 +436,13 @@ impl Context {
             }
         }
         let span = region.span;
-        let attachment = Map::attach(this.device()?, region, this, this.shares.clone())?;
+        let attachment = Map::attach(
+            this.device()?,
+            region,
+            this.buffer_size,
+            this,
+            this.shares.clone(),
+        )?;
         let mut state = this.state.lock();
         // It may be wanted back already, by an exporter that did not find it here.
         if !attachment.map.is_live() {
@@ -581,7 +600,7 @@ impl Context {
     /// The attached region that `addr` lies in.
     pub(crate) fn region(&self, addr: usize) -> Result<Arc<Attachment>> {
         let state = self.state.lock();
-        let (attachment, _) = state.attachments.find(addr).ok_or(ENOENT)?;
+        let attachment = state.attachments.find(addr).ok_or(ENOENT)?;
         Ok(attachment.clone())
     }
 

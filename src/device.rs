@@ -28,7 +28,10 @@ use crate::{
         RingId, //
     },
     socket::Socket,
-    span::Span,
+    span::{
+        BufferSize,
+        Span, //
+    },
     stats, //
 };
 use kernel::{
@@ -166,7 +169,8 @@ fn info(arg: Argument) -> Result {
         version: uapi::API_VERSION,
         buffer_size: uapi::BUFFER_SIZE,
         region_types: 1 << uapi::REGION_HOST | 1 << uapi::REGION_DMABUF | 1 << uapi::REGION_CUDA,
-        reserved: [0; 6],
+        buffer_sizes: BufferSize::ALL.into(),
+        reserved: [0; 5],
     })
 }
 
@@ -221,7 +225,8 @@ impl Handle {
         if self.role.as_ref().is_some() {
             return Err(EBADFD);
         }
-        let context = Context::bind(ioctl::bind(&arg.read()?)?)?;
+        let (ifindex, buffer_size) = ioctl::bind(&arg.read()?)?;
+        let context = Context::bind(ifindex, buffer_size)?;
         let role = Role::Context {
             _shown: debugfs::show(&context)?,
             context,

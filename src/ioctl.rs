@@ -5,7 +5,10 @@
 use crate::{
     area::Source,
     ffi::uapi,
-    span::Span, //
+    span::{
+        BufferSize,
+        Span, //
+    }, //
 };
 use kernel::{
     error::code::EOPNOTSUPP,
@@ -56,11 +59,15 @@ pub(crate) fn add_region(raw: &uapi::AddRegion) -> Result<(Span, Source)> {
     Ok((Span::new(raw.addr, raw.len)?, source))
 }
 
-/// `NETGPU_IOC_BIND`: the network device's index.
-pub(crate) fn bind(raw: &uapi::Bind) -> Result<u32> {
-    zero(&[raw.flags.into()])?;
-    zero(&raw.reserved)?;
-    Ok(raw.ifindex)
+/// `NETGPU_IOC_BIND`: the network device's index, and the size of buffers.
+pub(crate) fn bind(raw: &uapi::Bind) -> Result<(u32, BufferSize)> {
+    zero(&[raw.flags.into(), raw.reserved.into()])?;
+    zero(&raw.reserved2)?;
+    let bytes = match raw.buffer_size {
+        0 => uapi::BUFFER_SIZE,
+        bytes => bytes,
+    };
+    Ok((raw.ifindex, BufferSize::new(bytes)?))
 }
 
 /// `NETGPU_IOC_ATTACH_REGION`: the area's file descriptor and the region's number.
@@ -255,6 +262,37 @@ mod tests {
             ..good()
         };
         assert_eq!(add_region(&bad), Err(EINVAL));
+    }
+
+    #[test]
+    fn contexts_have_buffers_of_a_size_that_is_offered() {
+        let raw = |buffer_size| uapi::Bind {
+            ifindex: 2,
+            buffer_size,
+            ..Default::default()
+        };
+        for (bytes, size) in [(0, 4096), (4096, 4096), (1 << 17, 1 << 17)] {
+            assert_eq!(
+                bind(&raw(bytes)),
+                BufferSize::new(size).map(|size| (2, size))
+            );
+        }
+        for bad in [
+            raw(2048),
+            raw(12288),
+            raw(1 << 18),
+            uapi::Bind { flags: 1, ..raw(0) },
+            uapi::Bind {
+                reserved: 1,
+                ..raw(0)
+            },
+            uapi::Bind {
+                reserved2: [0, 1],
+                ..raw(0)
+            },
+        ] {
+            assert_eq!(bind(&bad), Err(EINVAL));
+        }
     }
 
     #[test]

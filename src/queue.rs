@@ -27,6 +27,7 @@ use crate::{
         uapi::FillEntry, //
     },
     ring::Consumer,
+    span::BufferSize,
     stats::{
         OfContext,
         OfRegion,
@@ -162,9 +163,14 @@ impl Queue {
         &self.ring
     }
 
-    /// Whether a page pool can work with our buffers.
-    pub(crate) fn check_pool(&self, dma: *const c_void, usable: bool) -> Result {
-        if !usable || !self.context.is_dma(dma) {
+    /// The size of its buffers.
+    pub(crate) fn buffer_size(&self) -> BufferSize {
+        self.context.buffer_size()
+    }
+
+    /// Whether a page pool of the device `dma`, with buffers of `bytes`, can work with ours.
+    pub(crate) fn check_pool(&self, dma: *const c_void, bytes: usize) -> Result {
+        if bytes != self.buffer_size().bytes() as usize || !self.context.is_dma(dma) {
             return Err(EOPNOTSUPP);
         }
         Ok(())
@@ -299,9 +305,7 @@ impl<'a, 'f> Returns<'a, 'f> {
             let entry = self.ring.pop()?;
             self.left -= 1;
             let addr = usize::try_from(entry.addr).unwrap_or(usize::MAX);
-            let near = self
-                .home
-                .and_then(|home| Some((home, home.map.region().span.buffer(addr)?)));
+            let near = self.home.and_then(|home| Some((home, home.buffer(addr)?)));
             let Some((attachment, index)) = near.or_else(|| self.find(addr)) else {
                 self.bad_addr(entry.addr);
                 continue;
@@ -323,12 +327,12 @@ impl<'a, 'f> Returns<'a, 'f> {
 
     #[cold]
     fn find(&mut self, addr: usize) -> Option<(&'a Attachment, u32)> {
-        let (attachment, index) = self.table.find(addr)?;
+        let attachment = self.table.find(addr)?;
         if !attachment.map.is_live() {
             return None;
         }
         self.home = Some(attachment);
-        Some((attachment, index))
+        Some((attachment, attachment.buffer(addr)?))
     }
 
     /// The entry names no buffer.

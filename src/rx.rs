@@ -21,10 +21,7 @@ use crate::{
             Stream, //
         },
         trace,
-        uapi::{
-            RxEntry,
-            BUFFER_SIZE, //
-        }, //
+        uapi::RxEntry, //
     },
     ring::Producer,
     socket::Socket,
@@ -89,6 +86,13 @@ struct CopyBuffer {
     attachment: Arc<Attachment>,
     index: u32,
     used: u32,
+}
+
+impl CopyBuffer {
+    /// Bytes that fit yet.
+    fn room(&self) -> u32 {
+        self.attachment.map.size().bytes() - self.used
+    }
 }
 
 /// The state of receiving on a socket.
@@ -299,7 +303,7 @@ impl Rx {
         if self
             .copy
             .as_ref()
-            .is_some_and(|copy| copy.used == BUFFER_SIZE || !copy.attachment.map.is_live())
+            .is_some_and(|copy| copy.room() == 0 || !copy.attachment.map.is_live())
         {
             self.close_copy();
         }
@@ -319,8 +323,7 @@ impl Rx {
                 }
             }
         };
-        let room = (BUFFER_SIZE - copy.used) as usize;
-        let data = data.get(..room).unwrap_or(data);
+        let data = data.get(..copy.room() as usize).unwrap_or(data);
         let len = data.len() as u32;
         let place = Place {
             attachment: &copy.attachment,

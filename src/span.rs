@@ -4,19 +4,56 @@
 
 use crate::{
     ffi::uapi::{
-        BUFFER_SHIFT,
-        BUFFER_SIZE, //
+        BUFFER_SIZE,
+        MAX_BUFFER_SIZE, //
     },
     nospec, //
 };
 use kernel::prelude::*;
 
-/// Addresses of one or more whole buffers.
+/// The size of a context's buffers.
 ///
 /// # Invariants
 ///
-/// `start` and `end` are multiples of the buffer size, `start < end`, and there are at most [`u32::MAX`]
-/// buffers between.
+/// `1 << shift` is from [`BUFFER_SIZE`] to [`MAX_BUFFER_SIZE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BufferSize {
+    shift: u32,
+}
+
+impl BufferSize {
+    /// All that there are, added up.
+    pub(crate) const ALL: u32 = MAX_BUFFER_SIZE | (MAX_BUFFER_SIZE - BUFFER_SIZE);
+
+    /// Buffers of so many bytes. `EINVAL`: that is none of the sizes.
+    pub(crate) fn new(bytes: u32) -> Result<Self> {
+        if !bytes.is_power_of_two() || bytes & Self::ALL == 0 {
+            return Err(EINVAL);
+        }
+        // INVARIANT: Checked just now.
+        Ok(Self {
+            shift: bytes.trailing_zeros(),
+        })
+    }
+
+    /// In bytes.
+    #[inline(always)]
+    pub(crate) fn bytes(self) -> u32 {
+        1 << self.shift
+    }
+
+    /// Its logarithm.
+    #[inline(always)]
+    pub(crate) fn shift(self) -> u32 {
+        self.shift
+    }
+}
+
+/// Addresses of one or more whole buffers of the smallest size.
+///
+/// # Invariants
+///
+/// `start` and `end` are multiples of [`BUFFER_SIZE`], `start < end`, and there are at most [`u32::MAX`] buffers of that size between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     start: usize,
@@ -33,7 +70,7 @@ impl Span {
         if !whole || start == 0 || len == 0 {
             return Err(EINVAL);
         }
-        if len >> BUFFER_SHIFT > u32::MAX as usize {
+        if len / BUFFER_SIZE as usize > u32::MAX as usize {
             return Err(ENOMEM);
         }
         // INVARIANT: Checked just now.
@@ -55,9 +92,15 @@ impl Span {
         self.end
     }
 
-    /// Number of buffers.
-    pub(crate) fn buffers(&self) -> u32 {
-        (self.len() >> BUFFER_SHIFT) as u32
+    /// Whether it consists of whole buffers of `size`.
+    pub(crate) fn is_whole(&self, size: BufferSize) -> bool {
+        (self.start | self.end) % size.bytes() as usize == 0
+    }
+
+    /// Number of whole buffers of `size`.
+    #[inline(always)]
+    pub(crate) fn buffers(&self, size: BufferSize) -> u32 {
+        (self.len() >> size.shift()) as u32
     }
 
     /// Whether some address is in both.
@@ -65,12 +108,12 @@ impl Span {
         self.start < other.end && other.start < self.end
     }
 
-    /// Number of the buffer that `addr` lies in. Safe to use as an index even while the CPU speculates.
+    /// Number of the buffer of `size` that `addr` lies in. Safe to use as an index even while the CPU speculates.
     #[inline(always)]
-    pub(crate) fn buffer(&self, addr: usize) -> Option<u32> {
+    pub(crate) fn buffer(&self, addr: usize, size: BufferSize) -> Option<u32> {
         let offset = addr.checked_sub(self.start)?;
-        let index = offset >> BUFFER_SHIFT;
-        let count = self.buffers() as usize;
+        let index = offset >> size.shift();
+        let count = self.buffers(size) as usize;
         if index >= count {
             return None;
         }
@@ -126,11 +169,11 @@ impl<T: Clone> SpanMap<T> {
         Ok(Self { entries })
     }
 
-    /// What belongs to the span that `addr` lies in, and the number of its buffer there.
-    pub(crate) fn find(&self, addr: usize) -> Option<(&T, u32)> {
+    /// What belongs to the span that `addr` lies in.
+    pub(crate) fn find(&self, addr: usize) -> Option<&T> {
         let next = self.entries.partition_point(|(span, _)| span.start <= addr);
         let (span, value) = self.entries.get(next.checked_sub(1)?)?;
-        Some((value, span.buffer(addr)?))
+        (addr < span.end).then_some(value)
     }
 
     /// Everything that belongs to some span, in order of addresses.
@@ -162,6 +205,44 @@ mod tests {
     }
 
     #[test]
+    fn buffers_are_of_a_few_sizes() -> Result {
+        assert_eq!(BufferSize::ALL, 0x3f000);
+        for (bytes, shift) in [(0x1000, 12), (0x10000, 16), (0x20000, 17)] {
+            let size = BufferSize::new(bytes)?;
+            assert_eq!((size.bytes(), size.shift()), (bytes, shift));
+        }
+        for bytes in [0, 1, 0x800, 0x3000, 0x40000, u32::MAX] {
+            assert_eq!(BufferSize::new(bytes), Err(EINVAL));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_address_lies_in_a_buffer() -> Result {
+        let small = BufferSize::new(0x1000)?;
+        let large = BufferSize::new(0x4000)?;
+        let span = Span::new(0x8000, 0x8000)?;
+        assert_eq!((span.buffers(small), span.buffers(large)), (8, 2));
+        for (addr, in_small, in_large) in [
+            (0x7fff, None, None),
+            (0x8000, Some(0), Some(0)),
+            (0xbfff, Some(3), Some(0)),
+            (0xc000, Some(4), Some(1)),
+            (0xffff, Some(7), Some(1)),
+            (0x10000, None, None),
+        ] {
+            assert_eq!(span.buffer(addr, small), in_small);
+            assert_eq!(span.buffer(addr, large), in_large);
+        }
+        assert!(span.is_whole(large));
+        for (addr, len) in [(0x9000, 0x8000), (0x8000, 0x7000), (0x9000, 0x7000)] {
+            let span = Span::new(addr, len)?;
+            assert!(span.is_whole(small) && !span.is_whole(large));
+        }
+        Ok(())
+    }
+
+    #[test]
     fn overlaps_at_the_edges() -> Result {
         let span = Span::new(0x4000, 0x2000)?;
         for (addr, len, overlaps) in [
@@ -187,13 +268,13 @@ mod tests {
         for (addr, found) in [
             (0, None),
             (0x1fff, None),
-            (0x2000, Some((&'a', 0))),
-            (0x2fff, Some((&'a', 0))),
+            (0x2000, Some(&'a')),
+            (0x2fff, Some(&'a')),
             (0x3000, None),
             (0x7fff, None),
-            (0x8000, Some((&'b', 0))),
-            (0x9fff, Some((&'b', 1))),
-            (0xa000, Some((&'c', 0))),
+            (0x8000, Some(&'b')),
+            (0x9fff, Some(&'b')),
+            (0xa000, Some(&'c')),
             (0xb000, None),
             (usize::MAX, None),
         ] {

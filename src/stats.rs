@@ -378,6 +378,7 @@ pub(crate) fn of_context(context: &Context) -> uapi::ContextStats {
         regions: regions as u32,
         queues: queues as u32,
         sockets: sockets as u32,
+        buffer_size: context.buffer_size().bytes(),
         attached: stats.get(OfContext::Attached),
         aborted: stats.get(OfContext::Aborted),
         revoked: stats.get(OfContext::Revoked),

@@ -26,7 +26,6 @@ use crate::{
         trace,
         uapi::{
             Completion,
-            BUFFER_SIZE,
             COMPLETION_COPIED, //
         }, //
     },
@@ -187,14 +186,16 @@ impl Send {
         let mut done = 0;
         while done < len {
             let at = addr + done;
-            let Some((attachment, index)) = find(table, at) else {
+            let found = find(table, at).and_then(|here| Some((here, here.buffer(at)?)));
+            let Some((attachment, index)) = found else {
                 break;
             };
+            let size = attachment.map.size().bytes() as usize;
             let part = (len - done).min(attachment.map.region().span.end() - at);
             let taken = take(Span {
                 attachment,
                 index,
-                offset: (at % BUFFER_SIZE as usize) as u32,
+                offset: (at % size) as u32,
                 len: part,
             });
             sent.add(attachment, taken as u32);
@@ -246,11 +247,11 @@ impl Send {
     }
 }
 
-/// The attachment that `addr` lies in, unless its memory is to be given back, and the number of the buffer.
-fn find(table: &Table, addr: usize) -> Option<(&Arc<Attachment>, u32)> {
+/// The attachment that `addr` lies in, unless its memory is to be given back.
+fn find(table: &Table, addr: usize) -> Option<&Arc<Attachment>> {
     table
         .find(addr)
-        .filter(|(attachment, _)| attachment.map.is_live())
+        .filter(|attachment| attachment.map.is_live())
 }
 
 /// Whether the `len` bytes at `addr` lie in regions of `context`.
@@ -263,7 +264,7 @@ pub(crate) fn contains(context: &Context, addr: usize, len: usize) -> bool {
     let mut at = addr;
     while at < end {
         match find(table, at) {
-            Some((attachment, _)) => at = attachment.map.region().span.end(),
+            Some(attachment) => at = attachment.map.region().span.end(),
             None => return false,
         }
     }

@@ -33,7 +33,6 @@ use kernel::{
         c_long,
         c_ulong, //
     },
-    page::PAGE_SIZE,
     prelude::*,
     scatterlist::SGTable,
     sync::Arc,
@@ -313,31 +312,29 @@ impl Import {
         Ok(())
     }
 
-    /// Calls `f` with the bus address of each of the `count` pages from `offset` on.
+    /// Calls `f` with the bus address and the length of each segment of the `len` bytes from `offset` on, in order.
     ///
     /// Without the reservation lock: the exporter may hold it already, and wait until our owner, who finds that the loan has
     /// ended, drops us.
-    pub(super) fn pages(
+    pub(super) fn segments(
         &mut self,
         offset: usize,
-        count: usize,
-        mut f: impl FnMut(bindings::dma_addr_t) -> Result,
+        len: usize,
+        mut f: impl FnMut(bindings::dma_addr_t, usize) -> Result,
     ) -> Result {
         // SAFETY: Nobody else has a reference to `self`, which is what maps and unmaps.
         let table = unsafe { self.inner.table() }.ok_or(ENODEV)?;
         // SAFETY: It is a table, which the exporter keeps as it is until it is unmapped.
         let table = unsafe { SGTable::from_raw(table.as_ptr().cast()) };
-        let (mut skip, mut left) = (offset, count);
+        let (mut skip, mut left) = (offset, len);
         for segment in table.iter() {
-            let (addr, len) = (segment.dma_address(), segment.dma_len() as usize);
-            if addr as usize % PAGE_SIZE != 0 || len % PAGE_SIZE != 0 {
-                return Err(EIO);
-            }
+            let len = segment.dma_len() as usize;
             let from = skip.min(len);
             skip -= from;
-            for at in (from..len).step_by(PAGE_SIZE).take(left) {
-                f(addr + at as bindings::dma_addr_t)?;
-                left -= 1;
+            let len = (len - from).min(left);
+            if len > 0 {
+                f(segment.dma_address() + from as bindings::dma_addr_t, len)?;
+                left -= len;
             }
         }
         if left == 0 {

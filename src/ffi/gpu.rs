@@ -31,7 +31,6 @@ use kernel::{
         c_void, //
     },
     new_mutex,
-    page::PAGE_SIZE,
     prelude::*,
     sync::{
         Arc,
@@ -349,19 +348,28 @@ impl GpuMap {
         &self.borrower.loan
     }
 
-    /// Calls `f` with the bus address of each page of the CPU's size.
-    pub(super) fn addresses(&self, mut f: impl FnMut(bindings::dma_addr_t) -> Result) -> Result {
+    /// Calls `f` with the bus address and the length of each piece that is one for the device, in order.
+    pub(super) fn segments(
+        &self,
+        mut f: impl FnMut(bindings::dma_addr_t, usize) -> Result,
+    ) -> Result {
         let mapping = self.mapping.lock();
         let raw = (*mapping).ok_or(ENODEV)?;
         let address = self.pages().held.ops().address.ok_or(ENXIO)?;
+        let (mut start, mut len) = (0, 0);
         for index in 0..self.pages().count {
             // SAFETY: By the type invariants.
-            let start = unsafe { address(raw, index) };
-            for offset in (0..GPU_PAGE_SIZE).step_by(PAGE_SIZE) {
-                f(start + offset as bindings::dma_addr_t)?;
+            let addr = unsafe { address(raw, index) };
+            if len > 0 && addr == start + len as bindings::dma_addr_t {
+                len += GPU_PAGE_SIZE;
+                continue;
             }
+            if len > 0 {
+                f(start, len)?;
+            }
+            (start, len) = (addr, GPU_PAGE_SIZE);
         }
-        Ok(())
+        f(start, len)
     }
 
     /// Copies `data` to `offset`. Any context.

@@ -32,6 +32,9 @@ use kernel::{
 const DMA_ATTRS: c_ulong =
     (bindings::DMA_ATTR_SKIP_CPU_SYNC | bindings::DMA_ATTR_REQUIRE_COHERENT) as c_ulong;
 
+/// Most bytes of a segment: whole buffers of any size.
+const MAX_SEGMENT: c_uint = 1 << 31;
+
 /// A DMA mapping of pages. Its owner keeps pages and device.
 ///
 /// # Invariants
@@ -60,7 +63,7 @@ impl HostMap {
                 c_uint::try_from(pages.len())?,
                 0,
                 pages.len() * PAGE_SIZE,
-                c_uint::MAX,
+                MAX_SEGMENT,
                 bindings::GFP_KERNEL_ACCOUNT,
             )
         })?;
@@ -80,13 +83,14 @@ impl HostMap {
         Ok(this)
     }
 
-    /// Calls `f` with the bus address of each page.
-    pub(super) fn pages(&self, mut f: impl FnMut(bindings::dma_addr_t) -> Result) -> Result {
+    /// Calls `f` with the bus address and the length of each segment, in order.
+    pub(super) fn segments(
+        &self,
+        mut f: impl FnMut(bindings::dma_addr_t, usize) -> Result,
+    ) -> Result {
         // SAFETY: By the type invariants; the table does not change any more.
         for segment in unsafe { SGTable::from_raw(self.sgt.get()) }.iter() {
-            for offset in (0..segment.dma_len()).step_by(PAGE_SIZE) {
-                f(segment.dma_address() + offset)?;
-            }
+            f(segment.dma_address(), segment.dma_len() as usize)?;
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ use crate::{
     },
     context::Context,
     queue::Queue,
+    span::BufferSize,
     stats::RegionStats, //
 };
 use core::{
@@ -61,7 +62,8 @@ use kernel::{
     types::Opaque, //
 };
 
-const _: () = assert!(PAGE_SIZE == BUFFER_SIZE as usize);
+// A buffer consists of pages.
+const _: () = assert!(BUFFER_SIZE as usize % PAGE_SIZE == 0);
 
 /// What became of a buffer after a reference was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,14 +209,18 @@ impl Mapped {
         }
     }
 
-    /// Calls `f` with the bus address of each page of `region`.
-    fn pages(&mut self, region: &Region, f: impl FnMut(bindings::dma_addr_t) -> Result) -> Result {
+    /// Calls `f` with the bus address and the length of each segment of `region`, in order.
+    fn segments(
+        &mut self,
+        region: &Region,
+        f: impl FnMut(bindings::dma_addr_t, usize) -> Result,
+    ) -> Result {
         match (self, &region.memory) {
             (Self::DmaBuf(import), Memory::DmaBuf(_, offset)) => {
-                import.pages(*offset, region.span.buffers() as usize, f)
+                import.segments(*offset, region.span.len(), f)
             }
-            (Self::Host(map), Memory::Host(_)) => map.pages(f),
-            (Self::Gpu(map), Memory::Gpu(_)) => map.addresses(f),
+            (Self::Host(map), Memory::Host(_)) => map.segments(f),
+            (Self::Gpu(map), Memory::Gpu(_)) => map.segments(f),
             _ => Err(EINVAL),
         }
     }
@@ -241,7 +247,7 @@ pub(crate) struct Map(KBox<Inner>);
 
 /// # Invariants
 ///
-/// - `area.niovs` is `niovs`, one for each page of `region` and all initialised, if `self` has left [`Map::new`].
+/// - `area.niovs` is `niovs`, one for each buffer of `size` of `region` and all initialised, if `self` has left [`Map::new`].
 /// - `context` is the context that owns `attachment`, which owns `self`.
 /// - `dma`, which `region` is mapped for, is there as long as the context.
 struct Inner {
@@ -255,6 +261,7 @@ struct Inner {
     /// Dropped before what it is made of.
     mapped: Mapped,
     region: Arc<Region>,
+    size: BufferSize,
 }
 
 // SAFETY: Buffers are reference counted by atomics; unmapping is excluded by the context's state lock or by that of a dma-buf. The
@@ -264,7 +271,7 @@ unsafe impl Send for Inner {}
 unsafe impl Sync for Inner {}
 
 impl Inner {
-    /// Cuts the memory into buffers. `EIO`: only bounce buffers would reach it.
+    /// Cuts the memory into buffers. `EIO`: only bounce buffers would reach it, or it is in pieces that are no whole buffers.
     fn cut(&mut self) -> Result {
         let Self {
             mapped,
@@ -272,9 +279,24 @@ impl Inner {
             niovs,
             area,
             dma,
+            size,
             ..
         } = self;
-        mapped.pages(region, |addr| add(niovs, area.get(), *dma, addr))?;
+        let area = area.get();
+        mapped.segments(region, |addr, len| {
+            let step = size.bytes() as usize;
+            if (addr | len as bindings::dma_addr_t) % step as bindings::dma_addr_t != 0 {
+                return Err(EIO);
+            }
+            // Whatever maps memory bounces a segment as a whole.
+            // SAFETY: `dma` is a device that is there, by the type invariants.
+            if unsafe { abi::netgpu_dma_need_sync(*dma, addr) } {
+                return Err(EIO);
+            }
+            (0..len)
+                .step_by(step)
+                .try_for_each(|offset| add(niovs, area, addr + offset as bindings::dma_addr_t))
+        })?;
         let area = self.area.get();
         // SAFETY: Nobody else knows the area yet.
         unsafe {
@@ -282,7 +304,7 @@ impl Inner {
             (*area).num_niovs = self.niovs.len();
         }
         // INVARIANT: One for each.
-        if self.niovs.len() == self.region.span.buffers() as usize {
+        if self.niovs.len() == self.region.span.buffers(self.size) as usize {
             Ok(())
         } else {
             Err(EIO)
@@ -311,17 +333,12 @@ impl Inner {
     }
 }
 
-/// Adds the net_iov of the next page to those of `area`. `dma` reaches it at `addr`.
+/// Adds the net_iov of the next buffer to those of `area`. The device reaches it at `addr`.
 fn add(
     niovs: &mut KVVec<Niov>,
     area: *mut abi::net_iov_area,
-    dma: *mut abi::device,
     addr: bindings::dma_addr_t,
 ) -> Result {
-    // SAFETY: `dma` is a device that is there, by the invariants of `Inner`.
-    if unsafe { abi::netgpu_dma_need_sync(dma, addr) } {
-        return Err(EIO);
-    }
     let niov = Niov::new(abi::net_iov {
         desc: abi::netmem_desc {
             pp_ref_count: abi::atomic_long_t { counter: 1 },
@@ -334,12 +351,12 @@ fn add(
     if unsafe { patched!(net_mp_niov_set_dma_addr(niov.get(), addr)) } {
         return Err(EIO);
     }
-    // There is room for one for each page.
+    // There is room for one for each buffer.
     niovs.push_within_capacity(niov).map_err(|_| EIO)
 }
 
 impl Map {
-    /// Maps `region` for `device`, as part of `attachment`, which is part of `context`.
+    /// Maps `region` for `device` in buffers of `size`, as part of `attachment`, which is part of `context`.
     ///
     /// # Safety
     ///
@@ -347,6 +364,7 @@ impl Map {
     unsafe fn new(
         device: &Device,
         region: Arc<Region>,
+        size: BufferSize,
         context: &Late<Context>,
         attachment: *mut Attachment,
     ) -> Result<Self> {
@@ -357,7 +375,10 @@ impl Map {
                     ops: &AREA_OPS,
                     ..Default::default()
                 }),
-                niovs: KVVec::with_capacity(region.span.buffers() as usize, GFP_KERNEL_ACCOUNT)?,
+                niovs: KVVec::with_capacity(
+                    region.span.buffers(size) as usize,
+                    GFP_KERNEL_ACCOUNT,
+                )?,
                 context: context.as_raw(),
                 attachment,
                 dma: device.dma(),
@@ -365,6 +386,7 @@ impl Map {
                 // SAFETY: By this function's requirements; the region is held below.
                 mapped: unsafe { Mapped::new(&region, device, context, attachment) }?,
                 region,
+                size,
             },
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -372,21 +394,22 @@ impl Map {
         Ok(Self(inner))
     }
 
-    /// Maps `region` for `device` and makes an attachment of `context` of it.
+    /// Maps `region` for `device` in buffers of `size`, and makes an attachment of `context` of it.
     ///
     /// The context keeps the attachment for as long as it lives once it has let anyone find it: buffers refer to their
     /// attachment, and what holds a buffer holds the context.
     pub(crate) fn attach(
         device: &Device,
         region: Arc<Region>,
+        size: BufferSize,
         context: &Late<Context>,
         shares: Arc<Shares>,
     ) -> Result<Arc<Attachment>> {
         Arc::pin_init(
             try_pin_init!(&this in Attachment {
                 // SAFETY: `this` is where the attachment will be.
-                map: unsafe { Map::new(device, region.clone(), context, this.as_ptr()) }?,
-                buffers <- Buffers::new(region.span.buffers(), map.is_writable()),
+                map: unsafe { Map::new(device, region.clone(), size, context, this.as_ptr()) }?,
+                buffers <- Buffers::new(region.span.buffers(size), map.is_writable()),
                 shares,
                 stats: RegionStats::new()?,
             }? Error),
@@ -397,6 +420,12 @@ impl Map {
     /// The region that is mapped.
     pub(crate) fn region(&self) -> &Region {
         &self.0.region
+    }
+
+    /// The size of the buffers.
+    #[inline(always)]
+    pub(crate) fn size(&self) -> BufferSize {
+        self.0.size
     }
 
     /// Nothing of the map may be sent from here on, nor used in any way if it is a loan.
@@ -529,31 +558,46 @@ impl Map {
 
     /// Copies `data` to `offset` of a buffer that the caller holds.
     pub(crate) fn write(&self, index: u32, offset: u32, data: &[u8]) -> Result {
+        let size = self.size().bytes() as usize;
         let (index, offset) = (index as usize, offset as usize);
         let end = offset.checked_add(data.len()).ok_or(EINVAL)?;
-        if index >= self.0.niovs.len() || end > PAGE_SIZE {
+        if index >= self.0.niovs.len() || end > size {
             return Err(EINVAL);
         }
         let _guard = rcu::read_lock();
         if !self.is_live() || !self.is_writable() {
             return Err(ENXIO);
         }
+        let mut at = index * size + offset;
+        let mut data = data;
+        while !data.is_empty() {
+            let (page, rest) = data.split_at(data.len().min(PAGE_SIZE - at % PAGE_SIZE));
+            self.write_page(at, page)?;
+            at += page.len();
+            data = rest;
+        }
+        Ok(())
+    }
+
+    /// Copies `data` to `at` of the region. The caller holds RCU since it has found the memory live; the range is in the region, and in
+    /// one page of that.
+    fn write_page(&self, at: usize, data: &[u8]) -> Result {
         match (&self.0.mapped, &self.0.region.memory) {
             (Mapped::DmaBuf(import), Memory::DmaBuf(_, start)) => {
-                // SAFETY: The region lies in the dma-buf; index and range are checked. The guard is held since the look.
-                unsafe { import.write(start + index * PAGE_SIZE + offset, data) };
+                // SAFETY: The region lies in the dma-buf, and the range in the region. RCU is held since the look.
+                unsafe { import.write(start + at, data) };
             }
             (Mapped::Gpu(map), _) => {
                 // SAFETY: As above: the map is of all of the region.
-                unsafe { map.write(index * PAGE_SIZE + offset, data) };
+                unsafe { map.write(at, data) };
             }
             (_, Memory::Host(pages)) => {
-                let page = pages.as_slice().get(index).ok_or(EINVAL)?;
-                // SAFETY: The page is pinned by the invariants of `Pages`; the range is checked.
+                let page = pages.as_slice().get(at / PAGE_SIZE).ok_or(EINVAL)?;
+                // SAFETY: The page is pinned by the invariants of `Pages`, and the range is in it.
                 unsafe {
                     abi::netgpu_memcpy_to_page(
                         page.cast(),
-                        offset,
+                        at % PAGE_SIZE,
                         data.as_ptr().cast(),
                         data.len(),
                     )

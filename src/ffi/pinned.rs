@@ -102,7 +102,7 @@ impl Pages {
         sum
     }
 
-    /// The pages, one for each buffer of the span.
+    /// The pages of the span, in order.
     pub(super) fn as_slice(&self) -> &[*mut bindings::page] {
         &self.pages
     }

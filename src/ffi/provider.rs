@@ -10,9 +10,13 @@ use super::{
         Buffer,
         Pool, //
     },
-    patched::patched, //
+    patched::patched,
+    uapi::BUFFER_SIZE, //
 };
-use crate::queue::Queue;
+use crate::{
+    queue::Queue,
+    span::BufferSize, //
+};
 use core::ptr::NonNull;
 use kernel::{
     error::{
@@ -24,6 +28,7 @@ use kernel::{
         c_int,
         c_void, //
     },
+    page::PAGE_SIZE,
     prelude::*,
     str::CString,
     sync::{
@@ -96,6 +101,11 @@ impl Device {
         let params = abi::pp_memory_provider_params {
             hds_offset: wanted.hds_offset,
             hds_headroom: wanted.headroom,
+            // A device that has no choice of them need not be asked.
+            rx_page_size: match queue.buffer_size().bytes() {
+                BUFFER_SIZE => 0,
+                bytes => bytes,
+            },
             ..pool_params(queue)
         };
         let mut extack = abi::netlink_ext_ack::default();
@@ -239,10 +249,13 @@ unsafe extern "C" fn init(pool: *mut abi::page_pool) -> c_int {
     };
     // SAFETY: By this function's requirements the device or who opens the queue holds it.
     let queue = unsafe { queue_of(queue) };
-    let usable =
-        maps && params.order == 0 && params.dma_dir == abi::dma_data_direction_DMA_FROM_DEVICE;
+    let usable = maps && params.dma_dir == abi::dma_data_direction_DMA_FROM_DEVICE;
     from_result(|| {
-        queue.check_pool(params.dev.cast_const().cast(), usable)?;
+        if !usable {
+            return Err(EOPNOTSUPP);
+        }
+        let bytes = PAGE_SIZE.checked_shl(params.order).unwrap_or(0);
+        queue.check_pool(params.dev.cast_const().cast(), bytes)?;
         // What needs it cannot be attached, and an exporter's mapping is not ours to sync.
         // SAFETY: By this function's requirements; nobody uses the pool yet.
         unsafe {
@@ -264,6 +277,11 @@ unsafe extern "C" fn destroy(pool: *mut abi::page_pool) {
     drop(unsafe { Arc::from_raw((*pool).mp_priv.cast::<Queue>().cast_const()) });
 }
 
+/// How many buffers a page pool gets at once: as many bytes as it otherwise takes in pages, or a few.
+fn batch(size: BufferSize) -> u32 {
+    (abi::PP_ALLOC_CACHE_REFILL / (size.bytes() / PAGE_SIZE as u32)).max(8)
+}
+
 /// A page pool, whose cache is empty, wants a buffer. Softirq mostly, never sleeps.
 ///
 /// # Safety
@@ -277,7 +295,7 @@ unsafe extern "C" fn alloc_netmems(pool: *mut abi::page_pool, _gfp: abi::gfp_t) 
     let queue = unsafe { queue_of((*pool.as_ptr()).mp_priv) };
     // SAFETY: This is the alloc op, and the empty cache takes more than that.
     let mut cache = unsafe { Pool::new(pool) };
-    if queue.refill(&cache, abi::PP_ALLOC_CACHE_REFILL) == 0 {
+    if queue.refill(&cache, batch(queue.buffer_size())) == 0 {
         return 0;
     }
     cache.take().unwrap_or(0)

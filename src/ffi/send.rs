@@ -243,13 +243,14 @@ impl Packet {
             return 0;
         }
         let mut i = usize::from(shared.nr_frags);
+        let size = map.size().bytes() as usize;
         let mut offset = span.offset as usize;
         let mut done = 0;
-        let mut buffers = 0;
+        let mut pages = 0;
         // Where the last fragment ends, for the device.
         let mut end = None;
         for niov in map.niovs(span.index) {
-            let len = (span.len - done).min(PAGE_SIZE - offset);
+            let len = (span.len - done).min(size - offset);
             if len == 0 {
                 break;
             }
@@ -276,21 +277,21 @@ impl Packet {
                 }
             }
             end = Some(addr + len);
+            pages += (offset % PAGE_SIZE + len).div_ceil(PAGE_SIZE);
             offset = 0;
             done += len;
-            buffers += 1;
         }
         if done == 0 {
             return 0;
         }
         shared.nr_frags = i as u8;
-        // SAFETY: By the type invariants. As skb_add_rx_frag_netmem() for each buffer.
+        // SAFETY: By the type invariants. As skb_add_rx_frag_netmem() for each page.
         unsafe {
             let skb = &mut *self.skb;
             skb.__bindgen_anon_4.headers.as_mut().set_unreadable(1);
             skb.len += done as u32;
             skb.data_len += done as u32;
-            skb.truesize += buffers * PAGE_SIZE as u32;
+            skb.truesize += (pages * PAGE_SIZE) as u32;
         }
         done
     }

@@ -65,9 +65,9 @@ pub(crate) use abi::{
     NETGPU_RING_ENTRIES as RING_ENTRIES, //
 };
 
-/// Bytes of a receive buffer: a page, which every driver can post.
-pub(crate) const BUFFER_SIZE: u32 = 1 << BUFFER_SHIFT;
-/// See [`BUFFER_SIZE`].
-pub(crate) const BUFFER_SHIFT: u32 = 12;
+/// Bytes of a receive buffer, unless a context asks for larger ones: a page, which every driver can post.
+pub(crate) const BUFFER_SIZE: u32 = 1 << 12;
+/// Bytes of the largest one: what mlx5 takes, half of its largest receive WQE.
+pub(crate) const MAX_BUFFER_SIZE: u32 = 1 << 17;
 
 const _: () = assert!(abi::NETGPU_RING_STALLED == crate::ring::STALLED);

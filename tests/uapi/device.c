@@ -215,10 +215,14 @@ TEST_F(device, reserved_fields_of_bind)
 		bad = (struct netgpu_bind){ .ifindex = 1, .flags = 1U << i };
 		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_BIND, &bad)) TH_LOG("flags bit %zu", i);
 	}
-	for (i = 0; i < sizeof(bad.reserved); i++) {
+	for (i = 0; i < 32; i++) {
+		bad = (struct netgpu_bind){ .ifindex = 1, .reserved = 1U << i };
+		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_BIND, &bad)) TH_LOG("reserved bit %zu", i);
+	}
+	for (i = 0; i < sizeof(bad.reserved2); i++) {
 		bad = (struct netgpu_bind){ .ifindex = 1 };
-		((char *)bad.reserved)[i] = 0x10;
-		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_BIND, &bad)) TH_LOG("reserved byte %zu", i);
+		((char *)bad.reserved2)[i] = 0x10;
+		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_BIND, &bad)) TH_LOG("reserved2 byte %zu", i);
 	}
 	EXPECT_EQ(1, ng_add_region(self->fd, memory(buffer_size()), buffer_size()));
 }

@@ -129,16 +129,19 @@ struct netgpu_completion {
 /**
  * struct netgpu_info - NETGPU_IOC_INFO: what this kernel offers; any role
  * @version: NETGPU_API_VERSION of the kernel
- * @buffer_size: bytes of a receive buffer; regions are cut into buffers of this
- *	size, and addresses and lengths of regions are multiples of it
+ * @buffer_size: bytes of a receive buffer, unless a context asks for larger ones;
+ *	addresses and lengths of regions are multiples of it
  * @region_types: bit mask of the NETGPU_REGION_* types that can be added
+ * @buffer_sizes: the sizes of buffers that a context can ask for, added up, as each
+ *	is a power of two. A device may know fewer
  * @reserved: zero
  */
 struct netgpu_info {
 	__u32 version;
 	__u32 buffer_size;
 	__aligned_u64 region_types;
-	__aligned_u64 reserved[6];
+	__aligned_u64 buffer_sizes;
+	__aligned_u64 reserved[5];
 };
 
 /* Host memory: anonymous, shared memory, memfd, huge pages. */
@@ -150,14 +153,14 @@ struct netgpu_info {
 
 /**
  * struct netgpu_add_region - NETGPU_IOC_ADD_REGION: add a span of memory
- * @addr: start of the span, a multiple of the buffer size
- * @len: bytes, a multiple of the buffer size, not zero
+ * @addr: start of the span, a multiple of netgpu_info.buffer_size
+ * @len: bytes, a multiple of that, not zero
  * @type: NETGPU_REGION_*
  * @flags: zero
  * @index: out: number of the region in its area, counted from one
  * @dmabuf_fd: the dma-buf; zero for other types
- * @dmabuf_offset: where in it the region starts, a multiple of the buffer size;
- *	zero for other types
+ * @dmabuf_offset: where in it the region starts, a multiple of that, too; zero
+ *	for other types
  * @reserved: zero
  *
  * Gives the file the role of a memory area if it has none.
@@ -206,15 +209,26 @@ struct netgpu_add_region {
  * struct netgpu_bind - NETGPU_IOC_BIND: make the file a context of a device
  * @ifindex: network device, in the caller's network namespace
  * @flags: zero
+ * @buffer_size: bytes of a receive buffer, one of netgpu_info.buffer_sizes; 0:
+ *	netgpu_info.buffer_size
  * @reserved: zero
+ * @reserved2: zero
  *
- * Errors: -ENODEV no such device; -EOPNOTSUPP it has no DMA device;
- * -EBADFD the file has a role already.
+ * The regions of the context are cut into buffers of that size. A device that
+ * packs payload into buffers (hardware GRO) needs fewer of them if they are
+ * larger, and an rx entry has more bytes; but a buffer comes back only as a whole.
+ * Each is in one piece for the device: host memory is in huge pages, or behind an
+ * IOMMU.
+ *
+ * Errors: -ENODEV no such device; -EOPNOTSUPP it has no DMA device; -EINVAL
+ * @buffer_size is not offered; -EBADFD the file has a role already.
  */
 struct netgpu_bind {
 	__u32 ifindex;
 	__u32 flags;
-	__aligned_u64 reserved[3];
+	__u32 buffer_size;
+	__u32 reserved;
+	__aligned_u64 reserved2[2];
 };
 
 /**
@@ -235,7 +249,8 @@ struct netgpu_bind {
  * is left, all sockets of the context are detached. Everything else goes on.
  *
  * Errors: -EBADF @area_fd is no open file of this device; -EBADFD it is no
- * memory area; -ENOENT no such region; -EEXIST its addresses overlap a region
+ * memory area; -ENOENT no such region; -EINVAL its address or length is no
+ * multiple of the context's buffer size; -EEXIST its addresses overlap a region
  * that is attached; -EIO the device cannot reach the memory without bounce
  * buffers, or only in pieces that are no whole buffers; -ENODEV the device is
  * gone; -ENOSPC too many regions; for memory of others also what they answer.
@@ -269,8 +284,8 @@ struct netgpu_attach_region {
  * the context's connections to it (n-tuple rules). Context command; needs
  * CAP_NET_ADMIN in the network namespace of the device.
  *
- * Errors: -EPERM; -EINVAL bad ring size or offset, header split is off on the
- * device; -ERANGE no such queue; -EBUSY AF_XDP or another owner has the queue;
+ * Errors: -EPERM; -EINVAL bad ring size or offset, buffers of a size that the
+ * device does not know, or header split is off on the device; -ERANGE no such queue; -EBUSY AF_XDP or another owner has the queue;
  * -EEXIST XDP runs on the device; -EOPNOTSUPP the device cannot do it;
  * -ENETDOWN it is down and cannot do it then; -ENODEV it is gone. Where the
  * device refused, @message tells why.
@@ -478,7 +493,7 @@ struct netgpu_socket_stats {
  * @regions: attached regions, now
  * @queues: open queues, now
  * @sockets: attached sockets, now
- * @reserved: zero
+ * @buffer_size: bytes of a receive buffer
  * @attached: sockets that were ever attached
  * @aborted: connections that were aborted because socket or context went
  * @revoked: regions that were taken back
@@ -508,7 +523,7 @@ struct netgpu_context_stats {
 	__u32 regions;
 	__u32 queues;
 	__u32 sockets;
-	__u32 reserved;
+	__u32 buffer_size;
 	__aligned_u64 attached;
 	__aligned_u64 aborted;
 	__aligned_u64 revoked;
