@@ -151,7 +151,7 @@ impl Buffers {
             holds: {
                 let mut holds = KVVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?;
                 for _ in 0..count {
-                    holds.push(Atomic::new(pack(NOBODY, 1)), GFP_KERNEL_ACCOUNT)?;
+                    let _ = holds.push_within_capacity(Atomic::new(pack(NOBODY, 1)));
                 }
                 holds
             },

@@ -341,16 +341,14 @@ fn add(
 ) -> Result {
     let niov = Niov::new(abi::net_iov {
         desc: abi::netmem_desc {
+            // As net_mp_niov_set_dma_addr() does where there is room for a whole address, which is a call for each.
+            dma_addr: addr.try_into()?,
             pp_ref_count: abi::atomic_long_t { counter: 1 },
             ..Default::default()
         },
         type_: abi::net_iov_type_NET_IOV_PROVIDER,
         owner: area,
     });
-    // SAFETY: Nobody else knows the net_iov yet.
-    if unsafe { patched!(net_mp_niov_set_dma_addr(niov.get(), addr)) } {
-        return Err(EIO);
-    }
     // There is room for one for each buffer.
     niovs.push_within_capacity(niov).map_err(|_| EIO)
 }

@@ -24,7 +24,6 @@ pub(crate) fn check_kernel() -> Result {
         net_mp_ops_valid,
         netif_mp_open_rxq,
         netif_mp_try_close_rxq,
-        net_mp_niov_set_dma_addr,
         net_mp_niov_set_page_pool,
         net_mp_niov_clear_page_pool,
         netdev_queue_get_dma_dev,
@@ -32,7 +31,6 @@ pub(crate) fn check_kernel() -> Result {
     // SAFETY: The table is a constant.
     let ops_valid = net_mp_ops_valid.is_some_and(|valid| unsafe { valid(&provider::OPS) });
     let exported = netif_mp_open_rxq.is_some()
-        && net_mp_niov_set_dma_addr.is_some()
         && net_mp_niov_set_page_pool.is_some()
         && net_mp_niov_clear_page_pool.is_some()
         && netdev_queue_get_dma_dev.is_some();

@@ -54,7 +54,6 @@ struct netgpu_patched {
 	typeof(netif_mp_open_rxq) *netif_mp_open_rxq;
 	typeof(netif_mp_try_close_rxq) *netif_mp_try_close_rxq;
 	typeof(net_mp_ops_valid) *net_mp_ops_valid;
-	typeof(net_mp_niov_set_dma_addr) *net_mp_niov_set_dma_addr;
 	typeof(net_mp_niov_set_page_pool) *net_mp_niov_set_page_pool;
 	typeof(net_mp_niov_clear_page_pool) *net_mp_niov_clear_page_pool;
 	typeof(netdev_queue_get_dma_dev) *netdev_queue_get_dma_dev;
