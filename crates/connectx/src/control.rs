@@ -104,6 +104,17 @@ pub enum Request {
         #[serde(default = "one")]
         count: u32,
     },
+    /// Answer commands of a port's driver that they failed for a reason of the firmware's own.
+    FailCommands {
+        /// The port.
+        port: usize,
+        /// The opcode of those that fail, as the driver's `enum MLX5_CMD_OP_*` has it.
+        opcode: u16,
+        /// How many.
+        #[arg(default_value_t = 1)]
+        #[serde(default = "one")]
+        count: u32,
+    },
     /// Stop a port with a firmware assert, until its driver resets it.
     Assert {
         /// The port.
@@ -218,6 +229,13 @@ impl Request {
                     let late = std::mem::take(&mut faults.stuck_slots);
                     cmd::doorbell(ports, port, late);
                 }
+            }
+            Self::FailCommands {
+                port,
+                opcode,
+                count,
+            } => {
+                cable.ports.write()[check(port)?].faults.failing_commands = Some((opcode, count));
             }
             Self::Assert { port, syndrome } => {
                 check(port)?;

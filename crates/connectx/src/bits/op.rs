@@ -71,6 +71,8 @@ pub mod opcode {
 pub enum Status {
     /// The command has been executed.
     Ok = 0x00,
+    /// The firmware is at a loss.
+    InternalError = 0x01,
     /// There is no such command.
     BadOp = 0x02,
     /// A value in the command is out of range or not supported.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Commands about the device as a whole.
 
+use tracing::info;
+
 use super::{Input, Output, Result};
 use crate::bits::op::Refusal;
 use crate::model::{CAPABILITY_SIZE, CapabilityType, capability_structure};
@@ -55,13 +57,15 @@ pub fn teardown(port: &mut Port, input: Input<'_>, _: &mut Output<'_>) -> Result
     const FORCE: u32 = 1;
     const PREPARE_FAST: u32 = 2;
     match input.0.bits(0x08, 15, 0) {
-        GRACEFUL | PREPARE_FAST => Ok(()),
+        GRACEFUL => info!("the driver goes, having destroyed everything"),
+        PREPARE_FAST => info!("the driver is about to disable the interface"),
         FORCE => {
+            info!("the driver goes by force");
             port.start_over();
-            Ok(())
         }
-        _ => Err(Refusal::param("teardown: no such profile")),
+        _ => return Err(Refusal::param("teardown: no such profile")),
     }
+    Ok(())
 }
 
 pub fn query_adapter(port: &mut Port, _: Input<'_>, output: &mut Output<'_>) -> Result {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads and writes of the initialisation segment.
 
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::doorbell;
 use crate::bits::iseg::{
@@ -72,6 +72,9 @@ pub fn write(ports: &mut [Port; 2], me: usize, offset: u64, data: &[u8]) {
                     continue;
                 }
                 registers.set_nic_interface(state);
+                if state == NIC_DISABLED {
+                    info!("the driver has disabled the interface");
+                }
                 // Setting `nic_interface` alone writes back the address.
                 if address != old || state == NIC_DISABLED {
                     start_over(ports, me);

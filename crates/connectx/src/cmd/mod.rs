@@ -169,6 +169,9 @@ fn execute(port: &mut Port, input: Input<'_>, output: &mut [u8]) {
         input.0.len()
     );
     let result = match handler(opcode) {
+        _ if port.faults.fails_command(opcode) => {
+            Err(Refusal::new(Status::InternalError, "it was to fail"))
+        }
         Some(handler) => handler(port, input, &mut Output(FieldsMut(output))),
         None => Err(Refusal::new(Status::BadOp, "no such command")),
     };
@@ -264,5 +267,20 @@ mod tests {
         let mut output = vec![0; length];
         execute(port, Input(Fields(input)), &mut output);
         output
+    }
+
+    #[test]
+    fn commands_fail_as_often_as_they_are_to() {
+        let mut port = port_of(&crate::model::CX5);
+        port.faults.failing_commands = Some((opcode::QUERY_ISSI, 2));
+        let mut status = |opcode: u16| {
+            let mut input = [0; 16];
+            input[..2].copy_from_slice(&opcode.to_be_bytes());
+            command(&mut port, &input, 0x70)[0]
+        };
+        assert_eq!(status(opcode::QUERY_ADAPTER), Status::Ok as u8);
+        for expected in [Status::InternalError, Status::InternalError, Status::Ok] {
+            assert_eq!(status(opcode::QUERY_ISSI), expected as u8);
+        }
     }
 }

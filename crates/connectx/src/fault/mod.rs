@@ -119,10 +119,25 @@ pub struct PortFaults {
     pub stuck_commands: u32,
     /// Slots of those that were.
     pub stuck_slots: u32,
+    /// The opcode of commands that fail, and how many do from here on.
+    pub failing_commands: Option<(u16, u32)>,
     /// The transceiver gives no light, whatever the driver wants.
     pub dark: bool,
     /// No plug is in it.
     pub unplugged: bool,
+}
+
+impl PortFaults {
+    /// Whether a command with `opcode` is to fail, which is one less then.
+    pub fn fails_command(&mut self, opcode: u16) -> bool {
+        match &mut self.failing_commands {
+            Some((failing, left)) if *failing == opcode && *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What an arriving frame meets.
