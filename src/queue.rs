@@ -256,14 +256,18 @@ impl Queue {
         given
     }
 
-    /// Works off the fill ring while the device asks for nothing. Process context or softirq.
+    /// Works off the fill ring, as it is now, while the device asks for nothing. Process context.
     pub(crate) fn drain(&self) {
-        let guard = rcu::read_lock();
-        let table = self.context.table(&guard);
-        let mut fill = self.fill.lock();
-        let mut returns = Returns::new(self, &mut fill.ring, table);
-        self.drain_some(&mut returns);
-        returns.end();
+        let mut left = self.fill.lock().ring.available();
+        while left > 0 {
+            let guard = rcu::read_lock();
+            let table = self.context.table(&guard);
+            let mut fill = self.fill.lock();
+            let mut returns = Returns::new(self, &mut fill.ring, table);
+            self.drain_some(&mut returns);
+            returns.end();
+            left = left.saturating_sub(BATCH);
+        }
     }
 
     /// Takes as much off the ring as may be looked at.

@@ -251,6 +251,25 @@ TEST_F(rings, fill_outside)
 	EXPECT_EQ(0U, stats.bad_return);
 }
 
+/* recv(2) takes back all that is on the fill ring, however much, or whoever waits for what is behind would not be told. */
+TEST_F(rings, all_is_taken_back)
+{
+	enum { ENTRIES = 1 << 16 };
+	struct netgpu_open_queue q;
+	struct view fill;
+	char byte;
+
+	ASSERT_EQ(0, ng_close_queue(self->r.fd, self->r.queue_id));
+	ASSERT_EQ(0, ng_open_queue(self->r.fd, self->queue, ENTRIES, &q));
+	self->r.queue_id = q.id;
+	map(&fill, self->r.fd, q.mmap_offset, q.mmap_len, ENTRIES);
+	/* Of zeros, which name no buffer. */
+	store(&fill.head->producer, ENTRIES);
+	EXPECT_EQ(-1, recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT));
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_EQ((uint32_t)ENTRIES, load(&fill.head->consumer));
+}
+
 /* Buffers that the kernel has already are counted, and not taken twice. */
 TEST_F(rings, returned_twice)
 {
