@@ -261,8 +261,9 @@ void netgpu_recycle_complete(struct netgpu_ifq *ifq);
  * context.
  *
  * `fd` stays the caller's, who keeps it open as long as it calls netgpu_get_rx_batch(), which asks it for what waits, and closes it
- * before netgpu_detach_socket() or after. poll(2) and epoll(7) report it readable while there are pieces or finished sends. recv(2)
- * with MSG_DONTWAIT answers 0 at the end of the stream.
+ * before netgpu_detach_socket() or after. poll(2) and epoll(7) report it readable while there are pieces or finished sends, and while
+ * there are bytes that cannot be delivered before pieces are given back: that wakes nobody, so who waits with EPOLLET calls
+ * netgpu_get_rx_batch() after it. recv(2) with MSG_DONTWAIT answers 0 at the end of the stream.
  *
  * Returns 0, or: -EBADF; -ENOTSOCK; -EOPNOTSUPP, it is not TCP over IPv4 or IPv6; -EINVAL, it is listening, or an argument is out
  * of range; -EEXIST, it is or was attached, or has another upper layer protocol such as TLS; -EPERM, binding needs CAP_NET_RAW;

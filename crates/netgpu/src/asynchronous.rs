@@ -1,27 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sockets whose waiting is a task's, with tokio.
 //!
-//! The kernel tells of what arrives by making the socket readable. tokio remembers that a peer has closed its side and takes the
-//! socket for readable ever after, which is no use to who waits for a send to finish. So what it watches is an epoll instance with the
-//! socket in it, edge-triggered: readable once for each time that something happens.
-//!
-//! Of buffers that come home the kernel cannot tell, as it learns of them only when it looks. So a task that waits for a socket which
-//! has stalled also waits for [`ContextShared::more_room`](crate::context::ContextShared::more_room).
+//! tokio remembers that a peer has closed its side and takes the socket for readable ever after, which is no use to who waits for a send to
+//! finish. So what it watches is a [`Watch`].
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::pin::pin;
 
-use rustix::event::{Timespec, epoll};
-use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::error::Error;
 use crate::socket::{Completion, Piece, Received, Socket};
 use crate::span::Payload;
+use crate::watch::Watch;
 
 /// A [`Socket`] in a task of tokio.
 ///
@@ -46,8 +38,8 @@ use crate::span::Payload;
 /// ```
 #[derive(Debug)]
 pub struct AsyncSocket {
-    /// Readable when something has happened on the socket since [`happened`] was called.
-    events: AsyncFd<OwnedFd>,
+    /// Readable when something has happened since [`Watch::forget`] was called.
+    events: AsyncFd<Watch>,
     socket: Socket,
     /// Taken off the ring to make room there for a send, and not told to anybody yet.
     finished: VecDeque<Completion>,
@@ -75,8 +67,8 @@ impl AsyncSocket {
     ///
     /// Outside a runtime of tokio, and in one without I/O.
     pub fn new(socket: Socket) -> Result<Self, Error> {
-        let events = watch(&socket).map_err(unwatched)?;
-        // SAFETY: An owned descriptor is the same, and open, as long as it lives, and nothing here gives it away.
+        let events = socket.watch()?;
+        // SAFETY: The descriptor that a watch owns is the same, and open, as long as the watch lives, and nothing here gives it away.
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(|error| unwatched(error.into()))?;
         Ok(Self {
@@ -97,8 +89,8 @@ impl AsyncSocket {
     ///
     /// As [`Socket::try_recv`].
     pub async fn recv(&mut self) -> Result<Option<Piece>, Error> {
-        self.wait(|socket, _, ask| {
-            Ok(match socket.take(ask)? {
+        self.wait(|socket, _| {
+            Ok(match socket.try_recv()? {
                 Received::Piece(piece) => Some(Some(piece)),
                 Received::End => Some(None),
                 Received::Nothing => None,
@@ -114,11 +106,11 @@ impl AsyncSocket {
     ///
     /// As [`Socket::try_recv`].
     pub async fn next(&mut self) -> Result<Event, Error> {
-        self.wait(|socket, finished, ask| {
+        self.wait(|socket, finished| {
             if let Some(completion) = next_finished(socket, finished)? {
                 return Ok(Some(Event::Completion(completion)));
             }
-            Ok(match socket.take(ask)? {
+            Ok(match socket.try_recv()? {
                 Received::Piece(piece) => Some(Event::Piece(piece)),
                 Received::End => Some(Event::End),
                 Received::Nothing => None,
@@ -137,7 +129,7 @@ impl AsyncSocket {
         if payload.is_empty() {
             return Ok(0);
         }
-        self.wait(|socket, finished, _| {
+        self.wait(|socket, finished| {
             loop {
                 let sent = socket.try_send(payload)?;
                 if sent > 0 {
@@ -171,7 +163,7 @@ impl AsyncSocket {
     ///
     /// As [`Socket::try_completion`].
     pub async fn completion(&mut self) -> Result<Option<Completion>, Error> {
-        self.wait(|socket, finished, _| {
+        self.wait(|socket, finished| {
             let completion = next_finished(socket, finished)?;
             Ok((completion.is_some() || socket.in_flight() == 0).then_some(completion))
         })
@@ -187,62 +179,27 @@ impl AsyncSocket {
         next_finished(&mut self.socket, &mut self.finished)
     }
 
-    /// Waits until `attempt` has a result. It is told whether to ask the kernel for what it has not delivered.
+    /// Waits until `attempt` has a result.
     async fn wait<T>(
         &mut self,
-        mut attempt: impl FnMut(
-            &mut Socket,
-            &mut VecDeque<Completion>,
-            bool,
-        ) -> Result<Option<T>, Error>,
+        mut attempt: impl FnMut(&mut Socket, &mut VecDeque<Completion>) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
         let Self {
             events,
             socket,
             finished,
         } = self;
-        if let Some(result) = attempt(socket, finished, true)? {
+        if let Some(result) = attempt(socket, finished)? {
             return Ok(result);
         }
-        let context = socket.context().clone();
         loop {
             // Whatever happens from here on wakes the task, and the attempt finds whatever has happened before.
-            happened(events.get_ref()).map_err(unwatched)?;
-            let mut room = pin!(context.room().notified());
-            room.as_mut().enable();
-            if let Some(result) = attempt(socket, finished, true)? {
+            events.get_ref().forget()?;
+            if let Some(result) = attempt(socket, finished)? {
                 return Ok(result);
             }
-            let stalled = socket.has_stalled();
-            if stalled {
-                // Asking a socket that has stalled makes it readable, which is no news. What was may have come in between.
-                happened(events.get_ref()).map_err(unwatched)?;
-                if let Some(result) = attempt(socket, finished, false)? {
-                    return Ok(result);
-                }
-            }
-            tokio::select! {
-                ready = events.readable() => ready.map_err(unwatched)?.clear_ready(),
-                () = room, if stalled => {}
-            }
+            events.readable().await.map_err(unwatched)?.clear_ready();
         }
-    }
-}
-
-/// An epoll instance in which `socket` alone is watched.
-fn watch(socket: &Socket) -> io::Result<OwnedFd> {
-    let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-    epoll::add(&events, socket, epoll::EventData::new_u64(0), flags)?;
-    Ok(events)
-}
-
-/// Forgets what has happened, so that `events` is readable when something happens after this.
-fn happened(events: &OwnedFd) -> io::Result<()> {
-    let mut place = [MaybeUninit::<epoll::Event>::uninit()];
-    match epoll::wait(events, &mut place, Some(&Timespec::default())) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno.into()),
     }
 }
 

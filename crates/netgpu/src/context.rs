@@ -13,6 +13,7 @@ use crate::error::{Command, Error};
 use crate::queue::{Queue, QueueConfig};
 use crate::socket::{Socket, SocketConfig};
 use crate::sys::{self, Device};
+use crate::watch::Room;
 
 /// Regions attached to one network device, its receive queues taken over, and TCP sockets.
 ///
@@ -29,8 +30,7 @@ pub(crate) struct ContextShared {
     /// Sorted by their addresses, which do not overlap. Only grows: what was delivered stays valid.
     regions: RwLock<Vec<Arc<RegionShared>>>,
     sockets: Mutex<Sockets>,
-    #[cfg(feature = "tokio")]
-    room: tokio::sync::Notify,
+    room: Room,
 }
 
 /// Who has which number of the context's sockets. The kernel gives the number of a socket that was closed to the next one.
@@ -47,7 +47,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`Error::Interface`] for an unknown name; [`Error::Device`], [`Error::Version`], [`Error::Refused`].
+    /// [`Error::Interface`] for an unknown name; [`Error::Device`], [`Error::Version`], [`Error::Refused`]; [`Error::Socket`] when the
+    /// process has too many descriptors.
     pub fn open(interface: &str) -> Result<Self, Error> {
         let ifindex = interface_index(interface).map_err(|source| Error::Interface {
             name: interface.into(),
@@ -65,8 +66,7 @@ impl Context {
             interface: interface.into(),
             regions: RwLock::default(),
             sockets: Mutex::default(),
-            #[cfg(feature = "tokio")]
-            room: tokio::sync::Notify::new(),
+            room: Room::new()?,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -151,8 +151,7 @@ impl ContextShared {
             interface: String::new(),
             regions: RwLock::new(regions),
             sockets: Mutex::default(),
-            #[cfg(feature = "tokio")]
-            room: tokio::sync::Notify::new(),
+            room: Room::new().expect("there are descriptors"),
         })
     }
 
@@ -198,18 +197,10 @@ impl ContextShared {
             detached.as_ref().err().is_none_or(closed),
             "detaching an attached socket: {detached:?}"
         );
-        self.more_room();
+        self.room.more();
     }
 
-    /// Tells tasks whose socket has stalled that it may go on: the kernel was given buffers, or has fewer sockets to share them among.
-    pub(crate) fn more_room(&self) {
-        #[cfg(feature = "tokio")]
-        self.room.notify_waiters();
-    }
-
-    /// For the next [`Self::more_room`].
-    #[cfg(feature = "tokio")]
-    pub(crate) fn room(&self) -> &tokio::sync::Notify {
+    pub(crate) fn room(&self) -> &Room {
         &self.room
     }
 

@@ -84,6 +84,7 @@ mod socket;
 mod span;
 mod statistics;
 mod sys;
+mod watch;
 
 pub use area::{MemoryArea, Region};
 #[cfg(feature = "tokio")]
@@ -97,3 +98,4 @@ pub use queue::{IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Queue, QueueConfig, QueueS
 pub use socket::{Completion, Piece, Received, Socket, SocketConfig, SocketStatistics};
 pub use span::{Payload, Span};
 pub use statistics::{ContextStatistics, RegionStatistics};
+pub use watch::Watch;

@@ -86,7 +86,7 @@ impl Queue {
         }
         raw.publish();
         drop(raw);
-        self.shared.context.more_room();
+        self.shared.context.room().more();
         Ok(())
     }
 
@@ -174,7 +174,7 @@ impl QueueShared {
         // SAFETY: By this function's requirements.
         unsafe { raw.give_now(address) };
         drop(raw);
-        self.context.more_room();
+        self.context.room().more();
     }
 
     /// Returns the deliveries at `addresses` to the kernel.
@@ -190,14 +190,14 @@ impl QueueShared {
         }
         raw.publish();
         drop(raw);
-        self.context.more_room();
+        self.context.room().more();
     }
 
-    /// Shows the kernel returns that had no room on the ring, as far as there is room now. Returns whether all had.
-    pub(crate) fn give_waiting(&self) -> bool {
+    /// Shows the kernel returns that had no room on the ring, as far as there is room now. Returns how many have none.
+    pub(crate) fn give_waiting(&self) -> usize {
         let mut raw = self.raw();
         raw.publish();
-        !raw.has_waiting()
+        raw.waiting()
     }
 
     pub(crate) fn context(&self) -> &Arc<ContextShared> {

@@ -186,9 +186,9 @@ impl Queue {
         }
     }
 
-    /// Whether something of what was given waits for room.
-    pub(crate) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// How much of what was given waits for room.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -367,7 +367,6 @@ impl Socket {
         SocketStatistics::read(&self.context.device, self.id)
     }
 
-    #[cfg(feature = "tokio")]
     pub(crate) fn context(&self) -> &Arc<ContextShared> {
         &self.context
     }

@@ -8,7 +8,6 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -19,6 +18,7 @@ use crate::queue::Queue;
 use crate::raw::{self, Finished};
 use crate::span::{Finder, Held, Lent, Payload};
 use crate::sys::{self, Device};
+use crate::watch::Watch;
 
 /// What an attached socket does. Ring sizes round up to a power of two, into the range that the kernel allows.
 #[derive(Debug, Clone)]
@@ -50,7 +50,8 @@ impl Default for SocketConfig<'_> {
 ///
 /// The stream is the application's own: [`Socket::stream`] gives it for everything but moving data. The file
 /// descriptor works with poll(2), epoll(7) and what builds on them: it is readable while [`Socket::try_recv`] or
-/// [`Socket::try_completion`] has something to say.
+/// [`Socket::try_completion`] has something to say, and while the kernel cannot deliver what it has, for want of buffers that [`Piece`]s
+/// hold. A [`Watch`] becomes readable when something happens, pieces that come back included.
 ///
 /// Dropping it detaches and closes the socket. Memory of sends that have not finished by then stays with the kernel
 /// and is not free again as long as its region lives.
@@ -58,6 +59,10 @@ impl Default for SocketConfig<'_> {
 pub struct Socket {
     rx: Option<Rx>,
     tx: Option<Tx>,
+    /// Made by the first that waits.
+    watch: Option<Watch>,
+    /// Whoever waited has seen that the peer has closed its side, or that the connection has failed.
+    ending: bool,
     // Detached before it is closed.
     raw: raw::Socket,
     stream: TcpStream,
@@ -127,6 +132,8 @@ impl Socket {
         Ok(Self {
             rx,
             tx,
+            watch: None,
+            ending: false,
             raw,
             stream,
         })
@@ -195,18 +202,6 @@ impl Socket {
         Ok(count)
     }
 
-    /// [`Self::try_recv`]. Without `ask` the kernel is not asked to deliver more: only what is on the ring is taken.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn take(&mut self, ask: bool) -> Result<Received, Error> {
-        if ask {
-            return self.try_recv();
-        }
-        match self.pop()? {
-            Some(piece) => Ok(Received::Piece(piece)),
-            None => self.end(),
-        }
-    }
-
     /// Takes what is next on the ring.
     #[inline]
     fn pop(&mut self) -> Result<Option<Piece>, Error> {
@@ -232,17 +227,29 @@ impl Socket {
 
     /// The ring is empty: asks the kernel for more, and whether there will be more.
     fn ask(&mut self) -> Result<Received, Error> {
-        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
-        if rx.end.is_none() {
-            // All slots are free now, and buffers may have come back: whatever had stalled the kernel, it can go on.
-            // This is also how the end of the stream is found.
-            self.raw.release();
-            rx.resume(&self.stream);
-            if let Some(piece) = self.pop()? {
+        if let Some(piece) = self.more()? {
+            return Ok(Received::Piece(piece));
+        }
+        if self.raw.release() {
+            // It cannot go on. Watches are told of buffers that come back after this; for what has come back before, it is asked once more.
+            self.raw.context().room().expect();
+            if let Some(piece) = self.more()? {
                 return Ok(Received::Piece(piece));
             }
         }
         self.end()
+    }
+
+    /// Takes what is next when the kernel has gone on: all slots are free now, and buffers may have come back, so whatever had stalled it,
+    /// it can. This is also how the end of the stream is found.
+    fn more(&mut self) -> Result<Option<Piece>, Error> {
+        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        if rx.end.is_some() {
+            return Ok(None);
+        }
+        self.raw.release();
+        rx.resume(&self.stream);
+        self.pop()
     }
 
     /// Nothing is left on the ring: whether there will be more, as far as the kernel has told.
@@ -276,13 +283,15 @@ impl Socket {
 
     /// [`Self::recv`], when the ring is empty.
     fn wait_for_more(&mut self) -> Result<Option<Piece>, Error> {
-        // A kernel that has not stalled has nothing more to deliver, most often. It is asked when the socket is readable all the same:
-        // so the end of the stream is found.
+        // A kernel that has not stalled has nothing more to deliver, unless the stream ends, and need not be asked before the wait.
         let rx = self.rx.as_ref().ok_or(Error::NoRing("receiving"))?;
-        let mut ask = self.raw.release() || !rx.finder.queue().give_waiting() || rx.end.is_some();
+        let mut ask = self.raw.release()
+            || rx.finder.queue().give_waiting() > 0
+            || rx.end.is_some()
+            || self.ending;
         loop {
             if !ask {
-                self.wait(PollFlags::IN)?;
+                self.wait()?;
             }
             ask = false;
             match self.try_recv()? {
@@ -360,7 +369,7 @@ impl Socket {
             if self.in_flight() == 0 {
                 return Ok(None);
             }
-            self.wait(PollFlags::IN)?;
+            self.wait()?;
         }
     }
 
@@ -376,15 +385,13 @@ impl Socket {
         }
     }
 
-    /// Whether the kernel has stopped delivering until it is asked again, for want of buffers or of room on the ring.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn has_stalled(&mut self) -> bool {
-        self.raw.release()
-    }
-
-    #[cfg(feature = "tokio")]
-    pub(crate) fn context(&self) -> &Arc<ContextShared> {
-        self.raw.context()
+    /// A descriptor for who waits in a way of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`] when the process has too many descriptors.
+    pub fn watch(&self) -> Result<Watch, Error> {
+        Watch::new(&self.stream, self.raw.context())
     }
 
     /// Number of sends that have not finished.
@@ -403,15 +410,15 @@ impl Socket {
         self.raw.statistics()
     }
 
-    fn wait(&self, events: PollFlags) -> Result<(), Error> {
-        let mut fds = [PollFd::new(&self.stream, events)];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(Error::Socket {
-                what: "cannot wait",
-                source: errno.into(),
-            }),
-        }
+    /// Waits until something happens, or has happened since this was called last.
+    fn wait(&mut self) -> Result<(), Error> {
+        let watch = match self.watch.take() {
+            Some(watch) => watch,
+            None => self.watch()?,
+        };
+        // Whoever waits next is not told again.
+        self.ending |= self.watch.insert(watch).wait()?;
+        Ok(())
     }
 }
 
@@ -419,13 +426,19 @@ impl Rx {
     /// Has the kernel take returned buffers back and move to the ring what waits in the socket, and learns whether the
     /// stream has ended.
     fn resume(&mut self, stream: &TcpStream) {
-        self.finder.queue().give_waiting();
         // On an attached socket no bytes are returned: they go to the ring.
         let mut nothing = [0u8; 1];
+        let mut before = usize::MAX;
         loop {
+            let waiting = self.finder.queue().give_waiting();
             match rustix::net::recv(stream, &mut nothing[..], RecvFlags::DONTWAIT) {
                 Ok(_) => self.end = Some(Ok(())),
                 Err(Errno::INTR) => continue,
+                // The fill ring is empty now, and has room for what had none.
+                Err(Errno::AGAIN) if waiting > 0 && waiting < before => {
+                    before = waiting;
+                    continue;
+                }
                 Err(Errno::AGAIN) => {}
                 Err(errno) => self.end = Some(Err(errno.into())),
             }
@@ -680,6 +693,8 @@ mod tests {
                         end: None,
                     }),
                     tx: None,
+                    watch: None,
+                    ending: false,
                     raw: raw::Socket::fake(rx, context),
                     stream: TcpStream::connect(address).expect("it listens"),
                 },

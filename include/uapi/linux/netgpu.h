@@ -324,7 +324,9 @@ struct netgpu_open_queue {
  * the stream. recv(2) takes back what the context's fill rings hold, moves what
  * is waiting to the rx ring and then answers 0 at the end of the stream,
  * -EAGAIN before it, or the socket's error. poll(2) reports POLLIN while the
- * ring holds entries or bytes are waiting.
+ * ring holds entries or bytes are waiting, also those that cannot be delivered:
+ * who waits for buffers to be given back would be woken all the time. Nobody
+ * but recv(2) looks for those, so giving them back wakes nobody.
  *
  * A socket stops delivering, and so closes its TCP window, when its rx ring is
  * full, when it has delivered its share of buffers and they have not been given
