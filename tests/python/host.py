@@ -183,7 +183,11 @@ def case_goes_on_when_buffers_come_back(stack):
     assert nbytes < 1 << 20
     waiter = Background(stack, c.socket.recv, 20)
     time.sleep(0.2)
+    busy = time.process_time()
+    time.sleep(1)
+    busy = time.process_time() - busy
     assert waiter.thread.is_alive()
+    assert busy < 0.25, f"in a second of waiting, {busy} s of work"
     pieces.clear()
     nbytes += len(waiter.done())
     while nbytes < 1 << 20:

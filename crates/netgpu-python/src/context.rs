@@ -12,7 +12,6 @@ use pyo3::types::PyDict;
 
 use crate::error::{closed, raise, refused};
 use crate::region::{Region, Span};
-use crate::room::Room;
 use crate::socket::Socket;
 
 /// Sets keys of a dict to the fields of that name.
@@ -32,7 +31,6 @@ pub(crate) use dict;
 pub(crate) struct Context {
     context: Mutex<Option<Arc<netgpu::Context>>>,
     interface: String,
-    room: Arc<Room>,
 }
 
 impl Context {
@@ -54,7 +52,6 @@ impl Context {
         Ok(Self {
             context: Mutex::new(Some(Arc::new(context))),
             interface,
-            room: Arc::default(),
         })
     }
 
@@ -92,7 +89,6 @@ impl Context {
         Ok(Queue {
             number: queue,
             queue: Mutex::new(Some(Arc::new(opened))),
-            room: self.room.clone(),
         })
     }
 
@@ -135,7 +131,7 @@ impl Context {
             .detach(|| context.attach_socket(TcpStream::from(fd), config))
             .map_err(raise)?;
         sock.call_method0("close")?;
-        Ok(Socket::new(socket, self.room.clone()))
+        Ok(Socket::new(socket))
     }
 
     /// Counters of the context, of all sockets and queues that it ever had, by name.
@@ -187,7 +183,6 @@ impl Context {
 pub(crate) struct Queue {
     number: u32,
     queue: Mutex<Option<Arc<netgpu::Queue>>>,
-    room: Arc<Room>,
 }
 
 impl Queue {
@@ -211,10 +206,7 @@ impl Queue {
 
     /// Gives a span to the NIC for good, to receive into. Its region is attached to the queue's context.
     fn donate(&self, span: &Span) -> PyResult<()> {
-        let queue = self.queue()?;
-        span.donate(&queue)?;
-        self.room.more();
-        Ok(())
+        span.donate(&*self.queue()?)
     }
 
     /// Counters of the queue, by name.

@@ -13,7 +13,6 @@ mod error;
 mod loan;
 mod piece;
 mod region;
-mod room;
 mod socket;
 mod wait;
 

@@ -12,7 +12,6 @@ use pyo3::types::{PyBytes, PyCapsule};
 use crate::dlpack::{self, Request};
 use crate::error::raise;
 use crate::loan::{self, Device, Loan};
-use crate::room::Room;
 
 /// Received bytes, where the NIC has put them.
 ///
@@ -20,54 +19,29 @@ use crate::room::Room;
 /// tensors. Until then the bytes do not change, unless you write to them.
 #[pyclass(frozen, module = "netgpu")]
 pub(crate) struct Piece {
-    held: Mutex<Option<Arc<Held>>>,
+    /// What it and all that was made of it have in common. [`None`] when it was released.
+    held: Mutex<Option<Arc<netgpu::Piece>>>,
     address: usize,
     len: usize,
     device: Device,
 }
 
-/// What the piece and all that was made of it have in common. Dropping it returns the buffer.
-struct Held {
-    piece: Option<netgpu::Piece>,
-    room: Arc<Room>,
-}
-
-impl Held {
-    fn piece(&self) -> &netgpu::Piece {
-        self.piece
-            .as_ref()
-            .expect("it is there until this is dropped")
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        drop(self.piece.take());
-        self.room.more();
-    }
-}
-
 impl Piece {
-    pub(crate) fn new(piece: netgpu::Piece, room: Arc<Room>) -> Self {
-        let (address, len, device) = (piece.address(), piece.len(), Device::of(&piece.region()));
-        let held = Held {
-            piece: Some(piece),
-            room,
-        };
+    pub(crate) fn new(piece: netgpu::Piece) -> Self {
         Self {
-            held: Mutex::new(Some(Arc::new(held))),
-            address,
-            len,
-            device,
+            address: piece.address(),
+            len: piece.len(),
+            device: Device::of(&piece.region()),
+            held: Mutex::new(Some(Arc::new(piece))),
         }
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Held>>> {
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<netgpu::Piece>>> {
         // What is under the lock is whole at every step.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn held(&self) -> PyResult<Arc<Held>> {
+    fn held(&self) -> PyResult<Arc<netgpu::Piece>> {
         self.slot()
             .clone()
             .ok_or_else(|| PyValueError::new_err("the piece was released"))
@@ -83,7 +57,7 @@ impl Piece {
         let held = self.held()?;
         py.detach(|| {
             let mut bytes = vec![0; self.len];
-            held.piece().read(&mut bytes).map(|()| bytes)
+            held.read(&mut bytes).map(|()| bytes)
         })
         .map_err(raise)
     }
@@ -140,7 +114,7 @@ impl Piece {
     fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let held = self.held()?;
         PyBytes::new_with(py, self.len, |bytes| {
-            py.detach(|| held.piece().read(bytes)).map_err(raise)
+            py.detach(|| held.read(bytes)).map_err(raise)
         })
     }
 

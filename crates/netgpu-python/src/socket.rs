@@ -2,9 +2,9 @@
 //! Attached sockets.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use netgpu::Received;
@@ -16,24 +16,18 @@ use crate::context::dict;
 use crate::error::{closed, late, raise, refused};
 use crate::piece::Piece;
 use crate::region::Span;
-use crate::room::Room;
-use crate::wait::{Events, Timeout, Watch};
+use crate::wait::Timeout;
 
 /// A TCP connection whose data is received and sent in place. Context.attach_socket() makes one.
 ///
 /// Several threads may use it. fileno() can be waited for, by select, asyncio and so on: it is readable when recv() or completion() has
-/// something to say, and writable when send() may have room.
+/// something to say, or so many pieces are not given back that nothing more can be received, and writable when send() may have room.
 ///
 /// The methods that wait raise TimeoutError when timeout (seconds; None: for ever) is over. With 0 they do not wait, and raise
 /// BlockingIOError.
 #[pyclass(frozen, module = "netgpu")]
 pub(crate) struct Socket {
-    shared: Arc<Shared>,
-}
-
-pub(crate) struct Shared {
     inner: Mutex<Inner>,
-    room: Arc<Room>,
 }
 
 struct Inner {
@@ -111,24 +105,60 @@ impl Inner {
     }
 }
 
-impl Shared {
+/// A thread that waits.
+struct Watching<'a> {
+    socket: &'a Socket,
+    watch: netgpu::Watch,
+    /// Keeps the socket open: when another thread closes it, the watch would forget it together with what has happened to it.
+    _stream: TcpStream,
+}
+
+impl<'a> Watching<'a> {
+    fn new(socket: &'a Socket) -> PyResult<Self> {
+        let mut inner = socket.inner();
+        let open = inner.socket()?;
+        let watch = open.watch().map_err(raise)?;
+        let stream = open.stream().try_clone();
+        let stream = stream.map_err(|error| refused("cannot wait for the socket", error))?;
+        inner.waiting += 1;
+        Ok(Self {
+            socket,
+            watch,
+            _stream: stream,
+        })
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.socket.inner().waiting -= 1;
+    }
+}
+
+impl Socket {
+    pub(crate) fn new(socket: netgpu::Socket) -> Self {
+        let open = Open {
+            socket,
+            finished: VecDeque::new(),
+            sending: BTreeMap::new(),
+        };
+        Self {
+            inner: Mutex::new(Inner {
+                open: Some(open),
+                waiting: 0,
+            }),
+        }
+    }
+
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         // What is under the lock is whole at every step.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// [`Room::more`] calls this.
-    pub(crate) fn resume(&self) {
-        if let Some(open) = &mut self.inner().open {
-            open.socket.resume();
-        }
     }
 
     /// Makes `attempt` until it has a result.
     fn until<T>(
         &self,
         py: Python<'_>,
-        events: Events,
         timeout: Timeout,
         mut attempt: impl FnMut(&mut Open) -> PyResult<Option<T>>,
     ) -> PyResult<T> {
@@ -139,53 +169,13 @@ impl Shared {
         if timeout.is_zero() {
             return Err(late(Duration::ZERO));
         }
-        let watching = Watching::new(self, events)?;
+        let watching = Watching::new(self)?;
         loop {
-            watching.watch.forget()?;
+            watching.watch.forget().map_err(raise)?;
             if let Some(result) = attempt()? {
                 return Ok(result);
             }
-            watching.watch.wait(py, timeout)?;
-        }
-    }
-}
-
-/// A thread that waits.
-struct Watching<'a> {
-    shared: &'a Shared,
-    watch: Watch,
-}
-
-impl<'a> Watching<'a> {
-    fn new(shared: &'a Shared, events: Events) -> PyResult<Self> {
-        let mut inner = shared.inner();
-        let watch = Watch::new(inner.socket()?.as_fd(), events)?;
-        inner.waiting += 1;
-        Ok(Self { shared, watch })
-    }
-}
-
-impl Drop for Watching<'_> {
-    fn drop(&mut self) {
-        self.shared.inner().waiting -= 1;
-    }
-}
-
-impl Socket {
-    pub(crate) fn new(socket: netgpu::Socket, room: Arc<Room>) -> Self {
-        let open = Open {
-            socket,
-            finished: VecDeque::new(),
-            sending: BTreeMap::new(),
-        };
-        Self {
-            shared: Arc::new(Shared {
-                inner: Mutex::new(Inner {
-                    open: Some(open),
-                    waiting: 0,
-                }),
-                room,
-            }),
+            timeout.wait(py, &watching.watch)?;
         }
     }
 
@@ -199,7 +189,7 @@ impl Socket {
     ) -> PyResult<usize> {
         let ours = span.get();
         let mut payload = ours.payload(start, stop)?;
-        let sent = self.shared.until(py, Events::News, timeout, |open| {
+        let sent = self.until(py, timeout, |open| {
             loop {
                 let sent = open.socket.try_send(&mut payload).map_err(raise)?;
                 if sent > 0 {
@@ -223,7 +213,7 @@ impl Socket {
     }
 
     fn next_completion(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Option<Completion>> {
-        let completion = self.shared.until(py, Events::News, timeout, |open| {
+        let completion = self.until(py, timeout, |open| {
             let completion = open.try_completion()?;
             let none_left = open.socket.in_flight() == 0;
             Ok((completion.is_some() || none_left).then_some(completion))
@@ -236,7 +226,7 @@ impl Socket {
         };
         let (address, nbytes) = (payload.address(), payload.len());
         drop(payload);
-        let told = self.shared.inner().open()?.told(py, address);
+        let told = self.inner().open()?.told(py, address);
         let Some((span, start)) = told else {
             return Ok(None);
         };
@@ -256,26 +246,14 @@ impl Socket {
     #[pyo3(signature = (timeout=None))]
     fn recv(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Piece>> {
         let timeout = Timeout::new(timeout)?;
-        let piece = self.shared.until(py, Events::Readable, timeout, |open| {
-            let mut received = open.socket.try_recv().map_err(raise)?;
-            if matches!(received, Received::Nothing) {
-                // Buffers that come back after this tell; those that have come back before, the kernel is asked for once more.
-                self.shared.room.wait(&self.shared);
-                received = open.socket.try_recv().map_err(raise)?;
-            }
-            Ok(match received {
+        let piece = self.until(py, timeout, |open| {
+            Ok(match open.socket.try_recv().map_err(raise)? {
                 Received::Piece(piece) => Some(Some(piece)),
                 Received::End => Some(None),
-                Received::Nothing => {
-                    // Else the socket would be readable all the time that is waited.
-                    if !timeout.is_zero() {
-                        open.set_finished_aside()?;
-                    }
-                    None
-                }
+                Received::Nothing => None,
             })
         })?;
-        Ok(piece.map(|piece| Piece::new(piece, self.shared.room.clone())))
+        Ok(piece.map(Piece::new))
     }
 
     /// Queues the bytes of span from start to stop for sending, and returns how many it took: at least one, unless there are none. Waits
@@ -333,12 +311,12 @@ impl Socket {
     /// Number of sends that have not finished.
     #[getter]
     fn in_flight(&self) -> PyResult<usize> {
-        Ok(self.shared.inner().socket()?.in_flight())
+        Ok(self.inner().socket()?.in_flight())
     }
 
     /// The descriptor of the TCP socket; -1 when it was closed.
     fn fileno(&self) -> RawFd {
-        let inner = self.shared.inner();
+        let inner = self.inner();
         inner
             .open
             .as_ref()
@@ -357,24 +335,24 @@ impl Socket {
                 )));
             }
         };
-        let mut inner = self.shared.inner();
+        let mut inner = self.inner();
         let done = inner.socket()?.stream().shutdown(how);
         done.map_err(|error| refused("cannot end the stream", error))
     }
 
     /// Address and port of this side.
     fn getsockname(&self) -> PyResult<(String, u16)> {
-        address(self.shared.inner().socket()?.stream().local_addr())
+        address(self.inner().socket()?.stream().local_addr())
     }
 
     /// Address and port of the peer.
     fn getpeername(&self) -> PyResult<(String, u16)> {
-        address(self.shared.inner().socket()?.stream().peer_addr())
+        address(self.inner().socket()?.stream().peer_addr())
     }
 
     /// Counters of the socket, by name.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let statistics = self.shared.inner().socket()?.statistics().map_err(raise)?;
+        let statistics = self.inner().socket()?.statistics().map_err(raise)?;
         dict!(py, statistics;
             rx_zerocopy, rx_copied, rx_copied_split, rx_copied_no_room, rx_copied_unsplit, rx_zerocopy_packets, rx_copied_packets,
             rx_stalled, rx_stalled_ring, rx_stalled_share, rx_stalled_buffer, rx_stalled_pause, rx_stalled_memory, tx_zerocopy, tx_sends,
@@ -386,7 +364,7 @@ impl Socket {
     /// flush() first: the memory of unfinished sends is not free again as long as its region lives. Pieces stay as they are.
     fn close(&self, py: Python<'_>) {
         let open = {
-            let mut inner = self.shared.inner();
+            let mut inner = self.inner();
             if inner.waiting > 0
                 && let Some(open) = &inner.open
             {
@@ -396,8 +374,6 @@ impl Socket {
             inner.open.take()
         };
         py.detach(|| drop(open));
-        // Fewer sockets share the buffers now.
-        self.shared.room.more();
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -410,7 +386,7 @@ impl Socket {
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        slf.get().shared.inner().socket()?;
+        slf.get().inner().socket()?;
         Ok(slf)
     }
 
@@ -422,7 +398,7 @@ impl Socket {
         let address = |address: std::io::Result<SocketAddr>| {
             address.map_or_else(|_| "nobody".into(), |address| address.to_string())
         };
-        match &self.shared.inner().open {
+        match &self.inner().open {
             None => "<netgpu.Socket, closed>".into(),
             Some(Open { socket, .. }) => format!(
                 "<netgpu.Socket from {} to {}>",

@@ -373,18 +373,6 @@ impl Socket {
         }
     }
 
-    /// Has the kernel go on delivering, if it has stopped for want of buffers and some are back: it learns of those only when it is
-    /// asked. [`Self::try_recv`] asks, too; this is for who returns buffers while another waits for the socket, which becomes readable.
-    /// Nothing is done on a socket that does not receive in place.
-    pub fn resume(&mut self) {
-        if let Some(rx) = &mut self.rx
-            && rx.end.is_none()
-        {
-            self.raw.release();
-            rx.resume(&self.stream);
-        }
-    }
-
     /// A descriptor for who waits in a way of its own.
     ///
     /// # Errors
