@@ -85,6 +85,41 @@ slow_reader() {
 	check_sent 67108864
 }
 
+# The other machine reads nothing and has sent something, which the sender does not take: it sleeps while it waits.
+sleeps_beside_unread_bytes() {
+	local reader before ticks
+	nic_mtu 1500
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	ip netns exec peer nc -l -p 6011 <"$work/pipe" >/dev/null &
+	reader=$!
+	defer reap "$reader"
+	exec 9>"$work/pipe"
+	until_true 20 peer_listens 6011
+	sender "$(address peer 4 6011)" "$work/64M" --memory 1M
+	echo here >&9
+	until_true 20 sending
+	kill -STOP "$reader"
+	stalls sent_bytes
+	before=$(ticks_of "$sender")
+	sleep 1
+	ticks=$(($(ticks_of "$sender") - before))
+	[ $ticks -lt 25 ] || fail "in a second of waiting it was busy for $ticks hundredths"
+	kill -CONT "$reader"
+	exec 9>&-
+	finished "$sender" 60 "$work/send.err"
+	equal "bytes sent" "$(field "$(cat "$work/send.out")" tx)" 67108864
+}
+
+peer_listens() {
+	in_peer ss -tlnH "sport = :$1" | grep -q .
+}
+
+# Time that a process was on a processor, in hundredths of a second.
+ticks_of() {
+	awk '{ print $14 + $15 }' "/proc/$1/stat"
+}
+
 lossy_cable() {
 	nic_mtu 1500
 	tc qdisc add dev "$NETGPU_DEV" root netem loss 1% reorder 5% delay 1ms || skip "no netem in this kernel"
@@ -164,7 +199,7 @@ nothing_is_left() {
 	check_log
 }
 
-plan 17
+plan 18
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -179,6 +214,7 @@ run short 1
 run short 1000
 run short 0
 run slow_reader
+run sleeps_beside_unread_bytes
 run lossy_cable
 run peer_goes TERM
 run peer_goes KILL

@@ -68,6 +68,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ..SocketConfig::default()
     };
     let mut socket = context.attach_socket(stream, config)?;
+    // To poll(2) the socket itself is readable as well for what the peer sends, which nobody takes.
+    let watch = socket.watch()?;
+    let pause = || -> Result<()> {
+        signals.wait(&watch, PollFlags::IN)?;
+        Ok(watch.forget()?)
+    };
 
     let mut meter = Meter::start(Direction::Tx, input.len, arguments.sha256);
     let mut free = chunks(&region);
@@ -84,13 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             if payload.is_empty() {
                 current = None;
             } else if sent == 0 {
-                let ring_is_full = socket.in_flight() >= SENDS as usize;
-                let events = if ring_is_full {
-                    PollFlags::IN
-                } else {
-                    PollFlags::OUT
-                };
-                signals.wait(&socket, events)?;
+                pause()?;
             }
         } else if let Some(span) = free.pop() {
             let filled = match &mut copy {
@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 None => break,
             }
         } else {
-            signals.wait(&socket, PollFlags::IN)?;
+            pause()?;
         }
     }
 
@@ -113,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     // What a device may still read must stay as it is, and the peer has everything when all sends have finished.
     while socket.in_flight() > 0 {
         if socket.try_completion()?.is_none() {
-            signals.wait(&socket, PollFlags::IN)?;
+            pause()?;
         }
     }
 
