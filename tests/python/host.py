@@ -121,6 +121,18 @@ def case_views_keep_the_buffer(stack):
     assert c.context.statistics()["bad_return"] == 0
 
 
+def case_a_refused_view_has_no_owner(stack):
+    """Who wanted the view finds in it that there is nothing to release."""
+    span = netgpu.Region(4096).take()
+    span.release()
+    view = ctypes.create_string_buffer(b"\xff" * 256)
+    with raises(ValueError, "released"):
+        ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(span), view, 0)
+    # Its second field is the owner, as large as a pointer like the first.
+    size = ctypes.sizeof(ctypes.c_void_p)
+    assert view.raw[size : 2 * size] == bytes(size)
+
+
 def case_released_by_whatever_comes_last(stack):
     c = Connection(stack)
     for _ in range(3):

@@ -104,17 +104,25 @@ impl Drop for Loan {
     }
 }
 
-/// `__getbuffer__()`: makes `view` one of the bytes of `loan`, for as long as that.
+/// `__getbuffer__()`: makes `view` one of the bytes of `owner`, for as long as they are lent; or fails, if they are not.
 ///
 /// # Safety
 ///
-/// `view` is one that Python wants filled, of `owner`, and comes to [`release`] afterwards.
-pub(crate) unsafe fn lend<T>(
-    owner: Bound<'_, T>,
-    loan: Loan,
+/// As Python's buffer protocol has it for `bf_getbuffer` of the type: `view` is null or a view that is to be filled, by nobody else, and one
+/// that was filled comes to [`release_buffer`], which is `bf_releasebuffer` of that type.
+pub(crate) unsafe fn get_buffer<T>(
+    owner: &Bound<'_, T>,
+    loan: PyResult<Loan>,
     view: *mut ffi::Py_buffer,
     flags: c_int,
 ) -> PyResult<()> {
+    if view.is_null() {
+        return Err(PyBufferError::new_err("there is no view to fill"));
+    }
+    // If this fails, the caller sees by it that there is nothing to release.
+    // SAFETY: By this function's requirements.
+    unsafe { (*view).obj = ptr::null_mut() };
+    let loan = loan?;
     if !matches!(loan.device, Device::Cpu) {
         return Err(PyBufferError::new_err(format!(
             "the CPU does not reach memory of {}; use DLPack, or make a copy with tobytes()",
@@ -122,7 +130,8 @@ pub(crate) unsafe fn lend<T>(
         )));
     }
     let (address, len) = (loan.address(), loan.len as isize);
-    // SAFETY: What the caller owes. By its invariants the loan answers for the bytes, and it is part of the view.
+    // SAFETY: The view is to be filled, by this function's requirements. By the loan's invariants the CPU may read and write the bytes until
+    // it is dropped, which `release_buffer()` does: when nobody uses the view any longer. The view holds a reference to the owner.
     unsafe {
         if ffi::PyBuffer_FillInfo(view, owner.as_ptr(), address, len, 0, flags) != 0 {
             return Err(PyErr::fetch(owner.py()));
@@ -136,8 +145,10 @@ pub(crate) unsafe fn lend<T>(
 ///
 /// # Safety
 ///
-/// `view` was filled by [`lend`] and is used no more.
-pub(crate) unsafe fn release(view: *mut ffi::Py_buffer) {
-    // SAFETY: `lend()` has put it there, and Python calls this once for each view.
+/// As Python's buffer protocol has it for `bf_releasebuffer` of a type whose `bf_getbuffer` is [`get_buffer`]: that has filled `view`,
+/// which nobody uses any longer, and for which this was not called yet.
+pub(crate) unsafe fn release_buffer(view: *mut ffi::Py_buffer) {
+    // SAFETY: `get_buffer()` has put the loan there, and that place is the exporter's, which nobody else may change. This is called once for
+    // each view.
     drop(unsafe { Box::from_raw((*view).internal.cast::<Loan>()) });
 }

@@ -150,14 +150,13 @@ impl Piece {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let loan = slf.get().lend()?;
-        // SAFETY: Python calls the two as they are meant.
-        unsafe { loan::lend(slf, loan, view, flags) }
+        // SAFETY: PyO3 makes this the type's `bf_getbuffer`, and the next its `bf_releasebuffer`, for Python alone to call.
+        unsafe { loan::get_buffer(&slf, slf.get().lend(), view, flags) }
     }
 
     unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
         // SAFETY: As above.
-        unsafe { loan::release(view) };
+        unsafe { loan::release_buffer(view) };
     }
 
     fn __repr__(&self) -> String {
