@@ -46,16 +46,14 @@ use kernel::{
         MiscDeviceRegistration, //
     },
     mm::virt::VmaNew,
+    new_mutex,
     prelude::*,
     seq_file::SeqFile,
     seq_print,
     sync::{
         Arc,
+        Mutex,
         SetOnce, //
-    },
-    time::{
-        delay::fsleep,
-        Delta, //
     },
     transmute::{
         AsBytes,
@@ -78,12 +76,17 @@ enum Role {
 }
 
 /// An open file.
+#[pin_data(PinnedDrop)]
 pub(crate) struct Handle {
     role: SetOnce<Role>,
+    /// Held while it takes the role: whoever comes second finds it whole.
+    #[pin]
+    taking: Mutex<()>,
 }
 
-impl Drop for Handle {
-    fn drop(&mut self) {
+#[pinned_drop]
+impl PinnedDrop for Handle {
+    fn drop(self: Pin<&mut Self>) {
         if let Some(Role::Context { context, .. }) = self.role.as_ref() {
             context.shutdown();
         }
@@ -120,10 +123,13 @@ impl MiscDevice for Handle {
     type Ptr = Pin<KBox<Self>>;
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
-        let handle = Self {
-            role: SetOnce::new(),
-        };
-        Ok(KBox::pin(handle, GFP_KERNEL_ACCOUNT)?)
+        KBox::pin_init(
+            pin_init!(Self {
+                role: SetOnce::new(),
+                taking <- new_mutex!((), "netgpu::Handle::taking"),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
     }
 
     fn ioctl(this: Pin<&Self>, file: &File, cmd: u32, arg: usize) -> Result<isize> {
@@ -189,6 +195,12 @@ impl Handle {
         }
     }
 
+    /// Gives the file its role, unless it has one.
+    fn take(&self, role: Role) -> bool {
+        let _taking = self.taking.lock();
+        self.role.populate(role)
+    }
+
     fn add_region(&self, arg: Argument) -> Result {
         if self.role.as_ref().is_some() {
             self.area()?;
@@ -207,15 +219,11 @@ impl Handle {
     fn first_region(&self, span: Span, source: Source) -> Result<(Arc<Area>, u32)> {
         let area = Arc::pin_init(Area::new(), GFP_KERNEL_ACCOUNT)?;
         let index = area.add(span, source)?;
-        if self.role.populate(Role::Area(area.clone())) {
+        if self.take(Role::Area(area.clone())) {
             return Ok((area, index));
         }
-        // Another thread's command came first. Between its claim and its word for what the file is there are some instructions; it may
-        // have less priority than this thread, so that only sleeping lets it come to their end.
+        // Another thread's command came first.
         drop(area);
-        while self.role.as_ref().is_none() {
-            fsleep(Delta::from_micros(10));
-        }
         let area = self.area()?.clone();
         let index = area.add(span, source)?;
         Ok((area, index))
@@ -231,7 +239,7 @@ impl Handle {
             _shown: debugfs::show(&context)?,
             context,
         };
-        if self.role.populate(role) {
+        if self.take(role) {
             Ok(())
         } else {
             Err(EBADFD)
