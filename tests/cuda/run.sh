@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# Memory of NVIDIA's GPUs, with stand-ins for the GPU (../gpu/standin_gpu.c), for NVIDIA's driver (standin_nvidia.c) and for CUDA
-# (libcuda.c). What is common to all memory is in ../gpu.
+# Memory of NVIDIA's GPUs, with stand-ins for the GPU, for NVIDIA's driver and for CUDA (../standin). What is common to all memory is in
+# ../gpu.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh

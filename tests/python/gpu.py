@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""A GPU's memory, with the stand-ins of ../cuda: what a tensor library gets, and when the memory is the NIC's again."""
+"""A GPU's memory, with the stand-ins of ../standin: what a tensor library gets, and when the memory is the NIC's again."""
 
 import ctypes
 import hashlib

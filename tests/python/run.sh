@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# The Python module (crates/netgpu-python), with numpy for a library that takes tensors: host memory and, with the stand-ins of ../cuda, a
+# The Python module (crates/netgpu-python), with numpy for a library that takes tensors: host memory and, with the stand-ins of ../standin, a
 # GPU's; the examples of examples/python, and the program of docs/python.md.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh

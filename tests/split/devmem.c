@@ -18,7 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#include "../gpu/standin_gpu.h"
+#include "../standin/standin_gpu.h"
 #include "stream.h"
 
 #define PAGE 4096UL

@@ -1,1 +1,0 @@
-../gpu/standin_gpu.h

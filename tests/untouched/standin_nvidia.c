@@ -1,1 +1,0 @@
-../cuda/standin_nvidia.c
