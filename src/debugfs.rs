@@ -54,7 +54,7 @@ fn write(context: &Late<Context>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, " ifindex {}", device.ifindex())?;
     }
     fields!(f, stats::of_context(context),
-        regions queues sockets attached aborted revoked donated free
+        regions queues sockets buffer_size attached aborted revoked donated free
         rx_zerocopy rx_copied_split rx_copied_no_room rx_copied_unsplit rx_zerocopy_packets rx_copied_packets
         tx_zerocopy tx_sends tx_copied tx_copied_sends bad_addr bad_return empty)?;
     context.visit(|part| match part {

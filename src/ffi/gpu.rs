@@ -348,7 +348,7 @@ impl GpuMap {
         &self.borrower.loan
     }
 
-    /// Calls `f` with the bus address and the length of each piece that is one for the device, in order.
+    /// Calls `f` with the bus address and the length of each page, in order.
     pub(super) fn segments(
         &self,
         mut f: impl FnMut(bindings::dma_addr_t, usize) -> Result,
@@ -356,20 +356,11 @@ impl GpuMap {
         let mapping = self.mapping.lock();
         let raw = (*mapping).ok_or(ENODEV)?;
         let address = self.pages().held.ops().address.ok_or(ENXIO)?;
-        let (mut start, mut len) = (0, 0);
         for index in 0..self.pages().count {
             // SAFETY: By the type invariants.
-            let addr = unsafe { address(raw, index) };
-            if len > 0 && addr == start + len as bindings::dma_addr_t {
-                len += GPU_PAGE_SIZE;
-                continue;
-            }
-            if len > 0 {
-                f(start, len)?;
-            }
-            (start, len) = (addr, GPU_PAGE_SIZE);
+            f(unsafe { address(raw, index) }, GPU_PAGE_SIZE)?;
         }
-        f(start, len)
+        Ok(())
     }
 
     /// Copies `data` to `offset`. Any context.

@@ -283,20 +283,30 @@ impl Inner {
             ..
         } = self;
         let area = area.get();
-        mapped.segments(region, |addr, len| {
+        let mut cut = |(start, len): (bindings::dma_addr_t, usize)| {
             let step = size.bytes() as usize;
-            if (addr | len as bindings::dma_addr_t) % step as bindings::dma_addr_t != 0 {
+            if (start | len as bindings::dma_addr_t) % step as bindings::dma_addr_t != 0 {
                 return Err(EIO);
             }
+            (0..len)
+                .step_by(step)
+                .try_for_each(|offset| add(niovs, area, start + offset as bindings::dma_addr_t))
+        };
+        // Segments that lie behind each other, which a buffer may be part of several of.
+        let mut run = (0, 0);
+        mapped.segments(region, |addr, len| {
             // Whatever maps memory bounces a segment as a whole.
             // SAFETY: `dma` is a device that is there, by the type invariants.
             if unsafe { abi::netgpu_dma_need_sync(*dma, addr) } {
                 return Err(EIO);
             }
-            (0..len)
-                .step_by(step)
-                .try_for_each(|offset| add(niovs, area, addr + offset as bindings::dma_addr_t))
+            if run.0 + run.1 as bindings::dma_addr_t == addr {
+                run.1 += len;
+                return Ok(());
+            }
+            cut(core::mem::replace(&mut run, (addr, len)))
         })?;
+        cut(run)?;
         let area = self.area.get();
         // SAFETY: Nobody else knows the area yet.
         unsafe {
