@@ -2,12 +2,13 @@
 /*
  * Receives one TCP connection in registered memory and writes what came to stdout:
  *
- *	receive [-4c] [-q QUEUE] [-m PAGES] DEVICE PORT >FILE
+ *	receive [-4c] [-q QUEUE] [-m PAGES] [-b BYTES] DEVICE PORT >FILE
  *
  *	-4	over IPv4 only
  *	-c	in a GPU's memory
  *	-q	on this receive queue, instead of the last one that is free
  *	-m	pages of memory to donate
+ *	-b	bytes of a buffer, for a NIC that packs payload into larger ones than a page; memory is in huge pages then
  *
  * The connection is to be steered to that queue, for example, with 2 queues in use:
  *
@@ -29,10 +30,11 @@
 
 #define PAGE	4096
 #define BATCH	64
+#define LARGEST	(128 << 10)
 
 static const char *device;
 static enum netgpu_memtype type = MEMTYPE_HOST;
-static int family = AF_INET6, queue = -1, pages = 4096;
+static int family = AF_INET6, queue = -1, pages = 4096, unit = PAGE;
 
 static struct netgpu_ctx *ctx;
 static struct netgpu_ifq *ifq;
@@ -47,12 +49,13 @@ static void check(int ret, const char *what)
 /* Allocates so many pages, registers them and gives them to the queue. */
 static void *donate(int count, enum netgpu_memtype of)
 {
-	void *start = netgpu_alloc_memory((size_t)count * PAGE, of);
+	size_t size = (size_t)count * PAGE;
+	void *start = netgpu_alloc_memory(size, of);
 
 	if (!start)
 		errx(1, "%s", netgpu_last_error());
-	check(netgpu_register_memory(ctx, start, (size_t)count * PAGE, of), "cannot register memory");
-	netgpu_populate_ring(ifq, (uintptr_t)start, count);
+	check(netgpu_register_memory(ctx, start, size, of), "cannot register memory");
+	netgpu_populate_ring(ifq, (uintptr_t)start, size / unit);
 	return start;
 }
 
@@ -77,7 +80,7 @@ static int accept_one(int port)
 static void consume(const struct iovec *piece)
 {
 	const char *start = piece->iov_base;
-	char copy[PAGE];
+	static char copy[LARGEST];
 
 	/* What is copied is in host memory, see main(). */
 	if (type == MEMTYPE_CUDA && start >= memory && start < memory + (size_t)pages * PAGE) {
@@ -111,22 +114,25 @@ int main(int argc, char **argv)
 	unsigned long long bytes = 0;
 	int option, fd, count;
 
-	while ((option = getopt(argc, argv, "4cq:m:")) != -1) {
+	while ((option = getopt(argc, argv, "4cq:m:b:")) != -1) {
 		switch (option) {
 		case '4': family = AF_INET; break;
 		case 'c': type = MEMTYPE_CUDA; break;
 		case 'q': queue = atoi(optarg); break;
 		case 'm': pages = atoi(optarg); break;
+		case 'b': unit = atoi(optarg); break;
 		default: return 2;
 		}
 	}
 	if (argc - optind != 2)
-		errx(2, "usage: receive [-4c] [-q QUEUE] [-m PAGES] DEVICE PORT >FILE");
+		errx(2, "usage: receive [-4c] [-q QUEUE] [-m PAGES] [-b BYTES] DEVICE PORT >FILE");
 	device = argv[optind];
 	if (type == MEMTYPE_CUDA)
 		gpu_open();
+	else if (unit > PAGE)
+		type = MEMTYPE_HUGE;
 
-	check(netgpu_open_ctx(&ctx, device), "cannot open a context");
+	check(netgpu_open_ctx_buffers(&ctx, device, unit), "cannot open a context");
 	/* Shorter headers than of IPv6 leave less to be copied where the device does not find their end by itself. */
 	if (family == AF_INET)
 		check(netgpu_open_ifq_hds(&ifq, ctx, queue, pages, 14 + 20 + 60), "cannot take a receive queue");
@@ -135,7 +141,7 @@ int main(int argc, char **argv)
 	memory = donate(pages, type);
 	/* Bytes that came with their header, or past the queue, are copied by the CPU, for which a GPU's memory is a bad place. */
 	if (type == MEMTYPE_CUDA)
-		donate(256, MEMTYPE_HOST);
+		donate(512, unit > PAGE ? MEMTYPE_HUGE : MEMTYPE_HOST);
 
 	fd = accept_one(atoi(argv[optind + 1]));
 	check(netgpu_attach_socket(&skq, ctx, fd, 1024), "cannot attach the socket");

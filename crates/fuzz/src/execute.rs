@@ -171,13 +171,18 @@ impl State<'_> {
                 let mut argument = netgpu_bind {
                     ifindex: self.device(a(1)),
                     flags: a(2) as u32,
-                    reserved: [0, 0, a(3)],
+                    buffer_size: match a(3) {
+                        0 => 0,
+                        order => (sys::PAGE as u64).wrapping_shl(order as u32) as u32,
+                    },
+                    reserved: a(4) as u32,
+                    reserved2: [0, a(4) >> 32],
                 };
                 self.ioctl(
                     a(0),
                     opcode::write::<netgpu_bind>(MAGIC, 2),
                     &mut argument,
-                    a(4),
+                    a(5),
                 )
             }
             Name::attach_region => {
@@ -380,7 +385,8 @@ impl State<'_> {
                     2 => Change::Renew,
                     3 => Change::Forbid,
                     4 => Change::ReadOnly,
-                    _ => Change::Writable,
+                    5 => Change::Writable,
+                    _ => Change::Huge,
                 };
                 sys::change_arena(a(0), a(1), change)?;
                 Ok(0)

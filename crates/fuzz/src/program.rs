@@ -79,7 +79,8 @@ ops! {
     other(file: File, what: Below(5), pages: Below(64));
     info(file: File, at: Below(5));
     add_region(file: File, addr: Address, len: Length, type: Below(4), flags: Number, fd: File, offset: Length, reserved: Number, at: Below(5));
-    bind(file: File, device: Below(4), flags: Number, reserved: Number, at: Below(5));
+    // Buffers of 2^`order` pages.
+    bind(file: File, device: Below(4), flags: Number, order: Below(7), reserved: Number, at: Below(5));
     attach_region(file: File, area: File, index: Below(6), flags: Number, reserved: Number, at: Below(5));
     open_queue(file: File, queue: Below(4), flags: Number, entries: Entries, hds: Number, message: Below(3), message_len: Number, reserved: Number, at: Below(5));
     close_queue(file: File, id: Below(4), reserved: Number, at: Below(5));
@@ -118,7 +119,7 @@ ops! {
     shutdown(socket: Socket, how: Below(3));
     close_socket(socket: Socket);
     // What becomes of the arena; `how` as in `execute::memory`.
-    memory(addr: Address, len: Length, how: Below(6));
+    memory(addr: Address, len: Length, how: Below(7));
     // From here on the process is nobody's.
     drop_rights();
     memlock(bytes: Length);

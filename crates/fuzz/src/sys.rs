@@ -110,6 +110,8 @@ pub enum Change {
     ReadOnly,
     /// It is writable again.
     Writable,
+    /// New huge pages are there instead, as far as they lie in it.
+    Huge,
 }
 
 /// Maps the arena.
@@ -119,7 +121,10 @@ pub fn arena() -> io::Result<()> {
 
 /// Changes the part of a range that is in the arena.
 pub fn change_arena(addr: u64, len: u64, change: Change) -> io::Result<()> {
-    let page = PAGE as u64;
+    let page = match change {
+        Change::Huge => 2 << 20,
+        _ => PAGE as u64,
+    };
     let from = (addr & !(page - 1)).clamp(ARENA, ARENA + ARENA_LEN);
     let to = addr.saturating_add(len).clamp(from, ARENA + ARENA_LEN);
     let len = (to - from).next_multiple_of(page) as usize;
@@ -135,6 +140,10 @@ pub fn change_arena(addr: u64, len: u64, change: Change) -> io::Result<()> {
             Change::Unmap => rustix::mm::munmap(start, len)?,
             Change::Renew => {
                 let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+                rustix::mm::mmap_anonymous(start, len, prot, flags)?;
+            }
+            Change::Huge => {
+                let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::HUGETLB;
                 rustix::mm::mmap_anonymous(start, len, prot, flags)?;
             }
             Change::Forbid => rustix::mm::mprotect(start, len, MprotectFlags::empty())?,

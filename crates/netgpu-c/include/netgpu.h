@@ -60,6 +60,10 @@ enum netgpu_memtype {
          * A dma-buf's, see netgpu_add_dmabuf(): no other function takes it.
          */
         MEMTYPE_DMABUF = 2,
+        /**
+         * The CPU's, to be allocated in huge pages of 2 MiB. Where memory is registered, it is the same as MEMTYPE_HOST.
+         */
+        MEMTYPE_HUGE = 3,
 };
 
 /**
@@ -117,8 +121,9 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * Allocates at least `size` bytes, page-aligned. MEMTYPE_HOST: filled with zeros. MEMTYPE_CUDA: of the calling thread's current
- * GPU, as cudaSetDevice() has it, or else the first, with CU_POINTER_ATTRIBUTE_SYNC_MEMOPS set; the CPU cannot use it.
+ * Allocates at least `size` bytes, page-aligned. MEMTYPE_HOST and MEMTYPE_HUGE: filled with zeros; the latter from the system's
+ * pool of huge pages (vm.nr_hugepages). MEMTYPE_CUDA: of the calling thread's current GPU, as cudaSetDevice() has it, or else the
+ * first, with CU_POINTER_ATTRIBUTE_SYNC_MEMOPS set; the CPU cannot use it.
  *
  * Returns NULL when there is not so much, and for MEMTYPE_DMABUF.
  */
@@ -139,6 +144,17 @@ void netgpu_free_memory(void *area, size_t size, enum netgpu_memtype memtype);
 int netgpu_open_ctx(struct netgpu_ctx **ctxp, const char *ifname);
 
 /**
+ * As netgpu_open_ctx(), for a context that receives into buffers of `buffer_size` bytes: a power of two from 4096, which
+ * netgpu_open_ctx() takes, to 131072. Devices that pack the payload of many packets into a buffer, such as ConnectX-7 with hardware
+ * GRO, have less to do with larger ones; but one comes back only when all pieces in it were given back. Others have none, which
+ * netgpu_open_ifq() finds out. What is attached consists of whole buffers, each in one piece for the device: memory of MEMTYPE_HUGE, or
+ * any other behind an IOMMU.
+ *
+ * Returns what netgpu_open_ctx() returns, or: -EINVAL, there are no buffers of that size.
+ */
+int netgpu_open_ctx_buffers(struct netgpu_ctx **ctxp, const char *ifname, size_t buffer_size);
+
+/**
  * Drops the context and sets `*ctxp` to NULL. Its queues and sockets can be used until they are closed; then the kernel lets go
  * of the memory that was attached.
  */
@@ -148,8 +164,9 @@ void netgpu_close_ctx(struct netgpu_ctx **ctxp);
  * Maps span `idx` of `mem` for DMA by the context's device. The device can then send from it, and receive into what is given to a
  * queue of the context. An area can be attached to several contexts, and closed.
  *
- * Returns 0, or: -ENOENT, there is no such span; -EEXIST, it is attached to this context already; -EIO, the device does not reach
- * the memory without bounce buffers; -ENODEV, the device is gone; -ENOSPC, too many spans are attached.
+ * Returns 0, or: -ENOENT, there is no such span; -EEXIST, it is attached to this context already; -EINVAL, it does not consist of
+ * whole buffers of the context; -EIO, the device does not reach the memory without bounce buffers, or not in pieces of whole
+ * buffers; -ENODEV, the device is gone; -ENOSPC, too many spans are attached.
  */
 int netgpu_attach_region(struct netgpu_ctx *ctx, struct netgpu_mem *mem, int idx);
 
@@ -230,16 +247,16 @@ void netgpu_close_ifq(struct netgpu_ifq **ifqp);
 int netgpu_ifq_id(struct netgpu_ifq *ifq);
 
 /**
- * Donates `count` pages of 4 KiB from `addr` on, which are attached to the context and were not donated before. From now on they
- * are the device's to write to, but for what netgpu_get_rx_batch() hands out. What has no room on the ring waits in the library and
- * follows with a later call of this function or of netgpu_recycle_complete(); so it is with what is given back. Nothing has to wait
- * on a ring with as many entries as pages are donated.
+ * Donates `count` buffers from `addr` on, which are attached to the context and were not donated before: pages of 4 KiB, or what
+ * netgpu_open_ctx_buffers() was given. From now on they are the device's to write to, but for what netgpu_get_rx_batch() hands out.
+ * What has no room on the ring waits in the library and follows with a later call of this function or of netgpu_recycle_complete();
+ * so it is with what is given back. Nothing has to wait on a ring with as many entries as buffers are donated.
  */
 void netgpu_populate_ring(struct netgpu_ifq *ifq, uint64_t addr, int count);
 
 /**
  * Gives back a piece that netgpu_get_rx_batch() has handed out, by any address in it: once for each piece, also where several lie
- * in one page. The kernel sees it after netgpu_recycle_complete().
+ * in one buffer. The kernel sees it after netgpu_recycle_complete().
  */
 void netgpu_recycle_buffer(struct netgpu_ifq *ifq, void *ptr);
 

@@ -10,7 +10,7 @@ use netgpu_cuda::GpuMemory;
 
 use crate::error::{Failure, answer};
 use crate::fd;
-use crate::memory::{Memtype, netgpu_memtype};
+use crate::memory::{Memtype, backing, netgpu_memtype};
 
 /// A memory area: spans of memory that are pinned, and independent of any device.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(crate) fn add(
     size: usize,
     memtype: Memtype,
 ) -> Result<Region, Failure> {
-    if memtype == netgpu_memtype::MEMTYPE_HOST as Memtype {
+    if backing(memtype).is_some() {
         let (start, len) = whole_pages(va, size, rustix::param::page_size())?;
         let start = NonNull::new(start).ok_or(Failure::Argument("the address is NULL"))?;
         // SAFETY: Nothing here makes a span, a payload or a piece of the region.

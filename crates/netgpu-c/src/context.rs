@@ -28,16 +28,40 @@ pub unsafe extern "C" fn netgpu_open_ctx(
     ctxp: Option<&mut MaybeUninit<Option<Box<netgpu_ctx>>>>,
     ifname: *const c_char,
 ) -> c_int {
-    let Some(ctxp) = ctxp else {
-        return answer(Err(NO_CONTEXT));
-    };
-    ctxp.write(None);
     // SAFETY: What C owes: it is a string, or NULL.
-    let open = unsafe { arguments::text(ifname) }.and_then(|name| Ok(Context::open(name)?));
-    answer(open.map(|context| {
-        ctxp.write(Some(Box::new(netgpu_ctx { context })));
-        0
+    let name = unsafe { arguments::text(ifname) };
+    answer(open(ctxp, || Ok(Context::open(name?)?)))
+}
+
+/// As netgpu_open_ctx(), for a context that receives into buffers of `buffer_size` bytes: a power of two from 4096, which
+/// netgpu_open_ctx() takes, to 131072. Devices that pack the payload of many packets into a buffer, such as ConnectX-7 with hardware
+/// GRO, have less to do with larger ones; but one comes back only when all pieces in it were given back. Others have none, which
+/// netgpu_open_ifq() finds out. What is attached consists of whole buffers, each in one piece for the device: memory of MEMTYPE_HUGE, or
+/// any other behind an IOMMU.
+///
+/// Returns what netgpu_open_ctx() returns, or: -EINVAL, there are no buffers of that size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn netgpu_open_ctx_buffers(
+    ctxp: Option<&mut MaybeUninit<Option<Box<netgpu_ctx>>>>,
+    ifname: *const c_char,
+    buffer_size: usize,
+) -> c_int {
+    // SAFETY: What C owes: it is a string, or NULL.
+    let name = unsafe { arguments::text(ifname) };
+    answer(open(ctxp, || {
+        Ok(Context::with_buffers(name?, buffer_size)?)
     }))
+}
+
+fn open(
+    ctxp: Option<&mut MaybeUninit<Option<Box<netgpu_ctx>>>>,
+    make: impl FnOnce() -> Result<Context, Failure>,
+) -> Result<c_int, Failure> {
+    let ctxp = ctxp.ok_or(NO_CONTEXT)?;
+    ctxp.write(None);
+    let context = make()?;
+    ctxp.write(Some(Box::new(netgpu_ctx { context })));
+    Ok(0)
 }
 
 /// Drops the context and sets `*ctxp` to NULL. Its queues and sockets can be used until they are closed; then the kernel lets go
@@ -52,8 +76,9 @@ pub extern "C" fn netgpu_close_ctx(ctxp: Option<&mut Option<Box<netgpu_ctx>>>) {
 /// Maps span `idx` of `mem` for DMA by the context's device. The device can then send from it, and receive into what is given to a
 /// queue of the context. An area can be attached to several contexts, and closed.
 ///
-/// Returns 0, or: -ENOENT, there is no such span; -EEXIST, it is attached to this context already; -EIO, the device does not reach
-/// the memory without bounce buffers; -ENODEV, the device is gone; -ENOSPC, too many spans are attached.
+/// Returns 0, or: -ENOENT, there is no such span; -EEXIST, it is attached to this context already; -EINVAL, it does not consist of
+/// whole buffers of the context; -EIO, the device does not reach the memory without bounce buffers, or not in pieces of whole
+/// buffers; -ENODEV, the device is gone; -ENOSPC, too many spans are attached.
 #[unsafe(no_mangle)]
 pub extern "C" fn netgpu_attach_region(
     ctx: Option<&mut netgpu_ctx>,

@@ -21,6 +21,8 @@ pub enum netgpu_memtype {
     MEMTYPE_CUDA = 1,
     /// A dma-buf's, see netgpu_add_dmabuf(): no other function takes it.
     MEMTYPE_DMABUF = 2,
+    /// The CPU's, to be allocated in huge pages of 2 MiB. Where memory is registered, it is the same as MEMTYPE_HOST.
+    MEMTYPE_HUGE = 3,
 }
 
 /// An `enum netgpu_memtype` from C, which may be anything.
@@ -34,14 +36,15 @@ fn gpu_memory() -> std::sync::MutexGuard<'static, BTreeMap<usize, GpuMemory>> {
     GPU_MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Allocates at least `size` bytes, page-aligned. MEMTYPE_HOST: filled with zeros. MEMTYPE_CUDA: of the calling thread's current
-/// GPU, as cudaSetDevice() has it, or else the first, with CU_POINTER_ATTRIBUTE_SYNC_MEMOPS set; the CPU cannot use it.
+/// Allocates at least `size` bytes, page-aligned. MEMTYPE_HOST and MEMTYPE_HUGE: filled with zeros; the latter from the system's
+/// pool of huge pages (vm.nr_hugepages). MEMTYPE_CUDA: of the calling thread's current GPU, as cudaSetDevice() has it, or else the
+/// first, with CU_POINTER_ATTRIBUTE_SYNC_MEMOPS set; the CPU cannot use it.
 ///
 /// Returns NULL when there is not so much, and for MEMTYPE_DMABUF.
 #[unsafe(no_mangle)]
 pub extern "C" fn netgpu_alloc_memory(size: usize, memtype: Memtype) -> *mut c_void {
-    let allocated = if memtype == netgpu_memtype::MEMTYPE_HOST as Memtype {
-        host(size)
+    let allocated = if let Some(backing) = backing(memtype) {
+        host(size, backing)
     } else if memtype == netgpu_memtype::MEMTYPE_CUDA as Memtype {
         gpu(size)
     } else {
@@ -53,8 +56,19 @@ pub extern "C" fn netgpu_alloc_memory(size: usize, memtype: Memtype) -> *mut c_v
     })
 }
 
-fn host(size: usize) -> Result<*mut c_void, Failure> {
-    let memory = HostMemory::new(size, Backing::Anonymous)?;
+/// Where memory of the CPU comes from; [`None`] for that of others.
+pub(crate) fn backing(memtype: Memtype) -> Option<Backing> {
+    if memtype == netgpu_memtype::MEMTYPE_HOST as Memtype {
+        Some(Backing::Anonymous)
+    } else if memtype == netgpu_memtype::MEMTYPE_HUGE as Memtype {
+        Some(Backing::Huge2M)
+    } else {
+        None
+    }
+}
+
+fn host(size: usize, backing: Backing) -> Result<*mut c_void, Failure> {
+    let memory = HostMemory::new(size, backing)?;
     Ok(memory.into_raw().0.as_ptr().cast())
 }
 
@@ -69,8 +83,8 @@ fn gpu(size: usize) -> Result<*mut c_void, Failure> {
 /// until the areas and contexts that it is registered with are gone. NULL is ignored.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn netgpu_free_memory(area: *mut c_void, size: usize, memtype: Memtype) {
-    if memtype == netgpu_memtype::MEMTYPE_HOST as Memtype {
-        let Some(len) = size.checked_next_multiple_of(rustix::param::page_size()) else {
+    if let Some(backing) = backing(memtype) {
+        let Some(len) = size.checked_next_multiple_of(backing.page()) else {
             return;
         };
         if area.is_null() {

@@ -112,24 +112,24 @@ pub extern "C" fn netgpu_ifq_id(ifq: Option<&mut netgpu_ifq>) -> c_int {
     )
 }
 
-/// Donates `count` pages of 4 KiB from `addr` on, which are attached to the context and were not donated before. From now on they
-/// are the device's to write to, but for what netgpu_get_rx_batch() hands out. What has no room on the ring waits in the library and
-/// follows with a later call of this function or of netgpu_recycle_complete(); so it is with what is given back. Nothing has to wait
-/// on a ring with as many entries as pages are donated.
+/// Donates `count` buffers from `addr` on, which are attached to the context and were not donated before: pages of 4 KiB, or what
+/// netgpu_open_ctx_buffers() was given. From now on they are the device's to write to, but for what netgpu_get_rx_batch() hands out.
+/// What has no room on the ring waits in the library and follows with a later call of this function or of netgpu_recycle_complete();
+/// so it is with what is given back. Nothing has to wait on a ring with as many entries as buffers are donated.
 #[unsafe(no_mangle)]
 pub extern "C" fn netgpu_populate_ring(ifq: Option<&mut netgpu_ifq>, addr: u64, count: c_int) {
     let Some(ifq) = ifq else {
         return keep(&NO_QUEUE);
     };
-    let page = rustix::param::page_size() as u64;
+    let step = ifq.queue.buffer_size() as u64;
     for index in 0..u64::try_from(count).unwrap_or(0) {
-        ifq.give(addr.wrapping_add(index * page));
+        ifq.give(addr.wrapping_add(index * step));
     }
     ifq.queue.publish();
 }
 
 /// Gives back a piece that netgpu_get_rx_batch() has handed out, by any address in it: once for each piece, also where several lie
-/// in one page. The kernel sees it after netgpu_recycle_complete().
+/// in one buffer. The kernel sees it after netgpu_recycle_complete().
 #[unsafe(no_mangle)]
 pub extern "C" fn netgpu_recycle_buffer(ifq: Option<&mut netgpu_ifq>, ptr: *mut c_void) {
     match ifq {

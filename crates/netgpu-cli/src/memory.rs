@@ -29,6 +29,11 @@ impl Memory {
         }
     }
 
+    /// Whether it is the CPU's.
+    pub(crate) fn is_host(self) -> bool {
+        matches!(self, Self::Host(_))
+    }
+
     /// Makes a region of an area of its own.
     pub(crate) fn register(self, huge: bool) -> Result<Region> {
         let area = MemoryArea::new()?;

@@ -38,6 +38,10 @@ pub(crate) struct Arguments {
     /// Use huge pages of 2 MiB.
     #[arg(long)]
     huge: bool,
+    /// Bytes of a receive buffer, 4K to 128K, for a NIC that packs the payload of many packets into one (ConnectX-7). From 8K on, memory of
+    /// the host is in huge pages.
+    #[arg(long, value_name = "SIZE", default_value_t = BUFFER_SIZE, value_parser = Size::parse)]
+    buffer_size: Size,
     /// Where to write what is received: a file, - for stdout, or none.
     #[arg(long, value_name = "FILE", default_value = "none")]
     output: PathBuf,
@@ -71,6 +75,8 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 
 /// Memory that is registered if nothing is said.
 const SIZE: Size = Size::mebibytes(64);
+/// A receive buffer, likewise: what any NIC has.
+const BUFFER_SIZE: Size = Size(4096);
 
 /// Pieces taken off the ring before they are written and returned together.
 const BATCH: usize = 256;
@@ -80,8 +86,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut output = Output::open(arguments)?;
     let signals = Signals::catch()?;
 
-    let region = arguments.memory.register(arguments.huge)?;
-    let context = Context::open(&arguments.dev)?;
+    let context = Context::with_buffers(&arguments.dev, arguments.buffer_size.0)?;
+    let buffer_size = context.buffer_size();
+    // Each buffer is one piece for the NIC.
+    let huge = arguments.memory.is_host() && buffer_size > rustix::param::page_size();
+    let region = arguments.memory.register(arguments.huge || huge)?;
     context.attach(&region)?;
 
     // Declared before the queue, so that it is dropped after it: the device keeps header split on while it is open.
@@ -93,8 +102,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let whole = whole.context("the region is in use")?;
     let queue = context.open_queue(QueueConfig {
         queue: device.queue(),
-        // One entry for each page; rounded as needed.
-        fill_entries: u32::try_from(region.len() / rustix::param::page_size()).unwrap_or(u32::MAX),
+        // One entry for each buffer; rounded as needed.
+        fill_entries: u32::try_from(region.len() / buffer_size).unwrap_or(u32::MAX),
         header_bytes,
     })?;
     queue.donate(whole)?;
@@ -119,8 +128,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let hash = arguments.sha256 || arguments.verify.is_some();
     let mut meter = Meter::start(Direction::Rx, None, hash);
     let mut pieces: Vec<Piece> = Vec::with_capacity(BATCH);
-    // Of what the CPU does not reach. A piece lies in a buffer, which is a page.
-    let mut copy = vec![0; rustix::param::page_size()];
+    // Of what the CPU does not reach. A piece lies in a buffer.
+    let mut copy = vec![0; buffer_size];
     loop {
         signals.check()?;
         let ended = loop {

@@ -26,11 +26,15 @@ pub(crate) use dict;
 
 /// Regions, receive queues and sockets of the network device `interface`, in the network namespace of the calling thread.
 ///
+/// buffer_size: bytes of a receive buffer, a power of two from 4096 to 131072. Devices that pack the payload of many packets into a buffer
+/// (ConnectX-7) can have larger ones than 4096; memory of the CPU for them is a Region with backing="huge".
+///
 /// Queues and sockets go on when the context was closed.
 #[pyclass(frozen, module = "netgpu")]
 pub(crate) struct Context {
     context: Mutex<Option<Arc<netgpu::Context>>>,
     interface: String,
+    buffer_size: usize,
 }
 
 impl Context {
@@ -47,11 +51,13 @@ impl Context {
 #[pymethods]
 impl Context {
     #[new]
-    fn open(interface: String) -> PyResult<Self> {
-        let context = netgpu::Context::open(&interface).map_err(raise)?;
+    #[pyo3(signature = (interface, *, buffer_size=4096))]
+    fn open(interface: String, buffer_size: usize) -> PyResult<Self> {
+        let context = netgpu::Context::with_buffers(&interface, buffer_size).map_err(raise)?;
         Ok(Self {
             context: Mutex::new(Some(Arc::new(context))),
             interface,
+            buffer_size,
         })
     }
 
@@ -59,6 +65,12 @@ impl Context {
     #[getter]
     fn interface(&self) -> &str {
         &self.interface
+    }
+
+    /// Bytes of a receive buffer.
+    #[getter]
+    fn buffer_size(&self) -> usize {
+        self.buffer_size
     }
 
     /// Maps a region for the device. The context keeps it from now on.
@@ -138,7 +150,7 @@ impl Context {
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let statistics = self.context()?.statistics().map_err(raise)?;
         dict!(py, statistics;
-            id, regions, queues, sockets, attached, aborted, revoked, donated, free, rx_zerocopy, rx_copied_split, rx_copied_no_room,
+            id, regions, queues, sockets, buffer_size, attached, aborted, revoked, donated, free, rx_zerocopy, rx_copied_split, rx_copied_no_room,
             rx_copied_unsplit, rx_zerocopy_packets, rx_copied_packets, tx_zerocopy, tx_sends, tx_copied, tx_copied_sends, bad_addr,
             bad_return, empty)
     }

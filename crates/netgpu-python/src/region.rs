@@ -115,7 +115,7 @@ impl Region {
         self.device.name()
     }
 
-    /// Takes nbytes in one piece, rounded up to whole buffers (pages); all of a region that nobody has taken a part of, if left out.
+    /// Takes nbytes in one piece, rounded up to whole pages; all of a region that nobody has taken a part of, if left out.
     #[pyo3(signature = (nbytes=None))]
     fn take(&self, nbytes: Option<usize>) -> PyResult<Span> {
         let nbytes = nbytes.unwrap_or(self.region.len());

@@ -25,7 +25,7 @@ pub struct MemoryArea {
 #[derive(Debug)]
 struct AreaShared {
     device: Device,
-    /// Bytes of a receive buffer, of which regions are multiples.
+    /// Bytes of the smallest receive buffer, of which regions and spans are multiples.
     buffer_size: usize,
 }
 
@@ -221,8 +221,8 @@ impl Region {
         }
     }
 
-    /// Takes `len` contiguous bytes of the region, rounded up to whole buffers; [`None`] when so much is not free in
-    /// one piece. They are free again when the span is dropped.
+    /// Takes `len` contiguous bytes of the region, rounded up to whole buffers of the smallest size, from the lowest place where so many
+    /// are free; [`None`] when there is none. They are free again when the span is dropped.
     pub fn take(&self, len: usize) -> Option<Span> {
         let buffers = len.div_ceil(self.shared.area.buffer_size);
         let first = self.shared.free().take(buffers)?;

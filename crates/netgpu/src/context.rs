@@ -27,6 +27,8 @@ pub struct Context {
 pub(crate) struct ContextShared {
     pub(crate) device: Device,
     interface: String,
+    /// Bytes of a receive buffer. Regions that are attached consist of whole ones.
+    buffer_size: usize,
     /// Sorted by their addresses, which do not overlap. Only grows: what was delivered stays valid.
     regions: RwLock<Vec<Arc<RegionShared>>>,
     sockets: Mutex<Sockets>,
@@ -50,20 +52,43 @@ impl Context {
     /// [`Error::Interface`] for an unknown name; [`Error::Device`], [`Error::Version`], [`Error::Refused`]; [`Error::Socket`] when the
     /// process has too many descriptors.
     pub fn open(interface: &str) -> Result<Self, Error> {
+        Self::bind(interface, None)
+    }
+
+    /// Opens a context as [`Context::open`] does, with receive buffers of `buffer_size` bytes instead of the smallest, of 4096.
+    ///
+    /// Devices that pack the payload of many packets into a buffer (hardware GRO: ConnectX-7) can do with larger ones, which cost
+    /// less: a [`Piece`](crate::Piece) has more bytes, and fewer buffers go round. But a buffer comes back only as a whole, when the last
+    /// piece in it was dropped. Each buffer is one piece for the device, so memory of the host is to be in huge pages
+    /// ([`Backing::Huge2M`](crate::Backing::Huge2M)), unless the device is behind an IOMMU.
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::open`]; [`Error::BufferSize`] when the kernel module has none of that size. Whether the device has them shows in
+    /// [`Context::open_queue`].
+    pub fn with_buffers(interface: &str, buffer_size: usize) -> Result<Self, Error> {
+        Self::bind(interface, Some(buffer_size))
+    }
+
+    fn bind(interface: &str, buffer_size: Option<usize>) -> Result<Self, Error> {
         let ifindex = interface_index(interface).map_err(|source| Error::Interface {
             name: interface.into(),
             source,
         })?;
-        let (device, _) = open_device()?;
+        let (device, info) = open_device()?;
+        let smallest = info.buffer_size as usize;
+        let buffer_size = buffer_size.unwrap_or(smallest);
         device
             .bind(sys::netgpu_bind {
                 ifindex,
+                buffer_size: wanted_size(buffer_size, &info)?,
                 ..Default::default()
             })
             .map_err(|error| Error::refused(Command::Bind, interface, error))?;
         let shared = ContextShared {
             device,
             interface: interface.into(),
+            buffer_size,
             regions: RwLock::default(),
             sockets: Mutex::default(),
             room: Room::new()?,
@@ -140,15 +165,41 @@ impl Context {
     pub fn interface(&self) -> &str {
         self.shared.interface()
     }
+
+    /// Bytes of a receive buffer.
+    pub fn buffer_size(&self) -> usize {
+        self.shared.buffer_size()
+    }
+}
+
+/// What BIND is asked for, so that it gives buffers of `bytes`.
+fn wanted_size(bytes: usize, info: &sys::netgpu_info) -> Result<u32, Error> {
+    if bytes == info.buffer_size as usize {
+        // Kernels that have no others know no other word for it.
+        return Ok(0);
+    }
+    let offered = info.buffer_sizes | u64::from(info.buffer_size);
+    u32::try_from(bytes)
+        .ok()
+        .filter(|bytes| bytes.is_power_of_two() && offered & u64::from(*bytes) != 0)
+        .ok_or_else(|| Error::BufferSize {
+            wanted: bytes,
+            offered: (0..u32::BITS)
+                .map(|shift| 1 << shift)
+                .filter(|size| offered & size != 0)
+                .map(|size| size as usize)
+                .collect(),
+        })
 }
 
 impl ContextShared {
     /// A context that no kernel knows.
     #[cfg(test)]
-    pub(crate) fn fake(regions: Vec<Arc<RegionShared>>) -> Arc<Self> {
+    pub(crate) fn fake(regions: Vec<Arc<RegionShared>>, buffer_size: usize) -> Arc<Self> {
         Arc::new(Self {
             device: Device::fake(),
             interface: String::new(),
+            buffer_size,
             regions: RwLock::new(regions),
             sockets: Mutex::default(),
             room: Room::new().expect("there are descriptors"),
@@ -157,6 +208,10 @@ impl ContextShared {
 
     pub(crate) fn interface(&self) -> &str {
         &self.interface
+    }
+
+    pub(crate) fn buffer_size(&self) -> usize {
+        self.buffer_size
     }
 
     /// The regions attached so far, sorted by their addresses.
@@ -232,6 +287,27 @@ mod tests {
             matches!(&error, Error::Interface { name, .. } if name == "no-such-dev"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn buffers_have_a_size_that_the_kernel_offers() {
+        let kernel = |buffer_sizes| sys::netgpu_info {
+            buffer_size: 4096,
+            buffer_sizes,
+            ..Default::default()
+        };
+        let newer = kernel(0x3f000);
+        for (bytes, wanted) in [(4096, 0), (8192, 8192), (65536, 65536), (1 << 17, 1 << 17)] {
+            assert_eq!(wanted_size(bytes, &newer).ok(), Some(wanted));
+        }
+        for bytes in [0, 1, 2048, 12288, 1 << 18, 1 << 32 | 4096, usize::MAX] {
+            assert!(wanted_size(bytes, &newer).is_err(), "{bytes}");
+        }
+        let older = kernel(0);
+        assert_eq!(wanted_size(4096, &older).ok(), Some(0));
+        let error = wanted_size(65536, &older).expect_err("it has no larger ones");
+        let text = error.to_string();
+        assert!(text.contains("[4096]") && text.contains("65536"), "{text}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub enum Error {
     },
 
     /// Memory could not be allocated.
-    #[error("cannot allocate {len} bytes of memory{}", backing_hint(*.backing))]
+    #[error("cannot allocate {len} bytes of memory{}", backing_hint(*.backing, *.len))]
     Memory {
         /// Bytes asked for.
         len: usize,
@@ -59,6 +59,27 @@ pub enum Error {
         name: String,
         /// What the kernel answered.
         source: io::Error,
+    },
+
+    /// The kernel module has no receive buffers of this size.
+    #[error(
+        "the kernel module has receive buffers of {offered:?} bytes, and none of {wanted}; take one of these, or a newer module"
+    )]
+    BufferSize {
+        /// Bytes asked for.
+        wanted: usize,
+        /// The sizes that there are.
+        offered: Vec<usize>,
+    },
+
+    /// Memory to be donated is not in whole buffers of the queue's context.
+    #[error(
+        "the memory begins or ends within a receive buffer, of {buffer_size} bytes in this context; \
+         donate whole ones, or all of the region"
+    )]
+    PartOfBuffer {
+        /// Bytes of a buffer.
+        buffer_size: usize,
     },
 
     /// The kernel refused a command.
@@ -123,6 +144,9 @@ impl Error {
             | Self::Refused { source, .. }
             | Self::Socket { source, .. } => source.raw_os_error(),
             Self::Version { .. } => Some(Errno::PROTONOSUPPORT.raw_os_error()),
+            Self::BufferSize { .. } | Self::PartOfBuffer { .. } => {
+                Some(Errno::INVAL.raw_os_error())
+            }
             #[cfg(feature = "cuda")]
             Self::Cuda(error) => Some(error.errno()),
             Self::NoCopy | Self::Stray { .. } | Self::ForeignContext(_) | Self::NoRing(_) => None,
@@ -231,27 +255,31 @@ fn meaning(command: Command, errno: Errno) -> Option<&'static str> {
         (C::AttachRegion, Errno::EXIST) => {
             "its addresses overlap a region that is attached already"
         }
+        (C::AttachRegion, Errno::INVAL) => {
+            "its address or length is not a multiple of the context's buffer size"
+        }
         (C::AttachRegion, Errno::IO) => {
-            "the device cannot reach the memory by DMA without bounce buffers; \
-             boot without swiotlb=force or use a device with 64-bit DMA"
+            "the device cannot reach the memory by DMA without bounce buffers (boot without swiotlb=force or use a device with \
+             64-bit DMA), or not in pieces as large as the context's buffers (use huge pages, or smaller buffers)"
         }
         (C::AttachRegion, Errno::NODEV) => "the network device is gone",
         (C::AttachRegion, Errno::NOSPC) => "the context has as many regions as it can have",
 
         (C::OpenQueue, Errno::PERM) => "CAP_NET_ADMIN is needed; run it as root",
         (C::OpenQueue, Errno::INVAL) => {
-            "header split is off on the device, or the ring size or header length is out of range; \
-             `ethtool -G DEVICE tcp-data-split on` turns header split on"
+            "header split is off on the device, it has no buffers of the context's size, or the ring size or header length is out of \
+             range; `ethtool -G DEVICE tcp-data-split on` turns header split on"
         }
         (C::OpenQueue, Errno::RANGE) => {
-            "the device has no such receive queue; `ethtool -l DEVICE` shows how many it has"
+            "the device has no such receive queue, or no buffers as large as the context's; `ethtool -l DEVICE` shows how many \
+             queues it has"
         }
         (C::OpenQueue, Errno::BUSY) => "AF_XDP or another owner has the queue; take another one",
         (C::OpenQueue, Errno::EXIST) => {
             "an XDP program runs on the device; `ip link set DEVICE xdp off` takes it off"
         }
         (C::OpenQueue, Errno::OPNOTSUPP) => {
-            "the device or its driver cannot place payload in chosen memory"
+            "the device or its driver cannot place payload in chosen memory, or not in buffers of the context's size"
         }
         (C::OpenQueue, Errno::NODEV) => "the network device is gone",
         (C::OpenQueue, Errno::NETDOWN) => {
@@ -286,11 +314,15 @@ fn device_hint(source: &io::Error) -> String {
     }
 }
 
-fn backing_hint(backing: Backing) -> &'static str {
+fn backing_hint(backing: Backing, len: usize) -> String {
     match backing {
-        Backing::Anonymous | Backing::Memfd => "",
+        Backing::Anonymous | Backing::Memfd => String::new(),
         Backing::Huge2M => {
-            " in huge pages of 2 MiB; `sysctl vm.nr_hugepages=N` reserves N of them, where memory allows"
+            let pages = len.div_ceil(backing.page());
+            format!(
+                " in huge pages of 2 MiB; `echo {pages} > /proc/sys/vm/nr_hugepages` reserves the {pages} that it takes, where memory \
+                 allows: more, if others use some"
+            )
         }
     }
 }
@@ -329,8 +361,8 @@ mod tests {
         };
         assert_eq!(
             refused(None, Errno::RANGE),
-            "cannot take queue 3 of eth0: the device has no such receive queue; \
-             `ethtool -l DEVICE` shows how many it has"
+            "cannot take queue 3 of eth0: the device has no such receive queue, or no buffers as large as the context's; \
+             `ethtool -l DEVICE` shows how many queues it has"
         );
         assert_eq!(
             refused(Some("queue is leased"), Errno::NOTCONN),
@@ -353,6 +385,21 @@ mod tests {
         assert!(refused(Command::AddRegion).contains("ulimit -l"));
         let text = Error::refused(Command::AddGpuRegion, "1 byte", Errno::NXIO.into()).to_string();
         assert!(text.contains("open flavour"), "{text}");
+    }
+
+    #[test]
+    fn huge_pages_that_are_not_there_are_counted() {
+        let error = |backing| Error::Memory {
+            len: (64 << 20) + 1,
+            backing,
+            source: Errno::NOMEM.into(),
+        };
+        let text = error(Backing::Huge2M).to_string();
+        assert!(
+            text.contains("`echo 33 > /proc/sys/vm/nr_hugepages`"),
+            "{text}"
+        );
+        assert!(!error(Backing::Anonymous).to_string().contains("huge"));
     }
 
     #[test]

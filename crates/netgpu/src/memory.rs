@@ -2,11 +2,11 @@
 //! Host memory that can be registered.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::ptr::{self, NonNull};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 
 use rustix::fs::MemfdFlags;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::MapFlags;
 
 use crate::error::Error;
 use crate::sys::{Mapping, Reservation};
@@ -18,13 +18,14 @@ pub enum Backing {
     Anonymous,
     /// Shared memory behind a memfd that nobody else holds.
     Memfd,
-    /// Huge pages of 2 MiB, from the system's pool (`vm.nr_hugepages`).
+    /// Huge pages of 2 MiB, from the system's pool (`vm.nr_hugepages`). What buffers take that are larger than a page, see
+    /// [`Context::with_buffers`](crate::Context::with_buffers).
     Huge2M,
 }
 
 impl Backing {
-    /// Lengths are rounded up to a multiple of this many bytes.
-    fn page(self) -> usize {
+    /// Bytes of its pages, which lengths are rounded up to.
+    pub fn page(self) -> usize {
         match self {
             Self::Anonymous | Self::Memfd => rustix::param::page_size(),
             Self::Huge2M => 2 << 20,
@@ -58,7 +59,8 @@ unsafe impl Send for Owner {}
 unsafe impl Sync for Owner {}
 
 impl HostMemory {
-    /// Allocates at least `len` bytes: rounded up to whole pages of the backing.
+    /// Allocates at least `len` bytes: rounded up to whole pages of the backing. If they are whole buffers, of whatever size, they start
+    /// where one can.
     ///
     /// # Errors
     ///
@@ -69,28 +71,20 @@ impl HostMemory {
                 .checked_next_multiple_of(backing.page())
                 .filter(|&len| len != 0)
                 .ok_or(io::ErrorKind::InvalidInput)?;
-            let access = ProtFlags::READ | ProtFlags::WRITE;
-            let start = match backing {
-                // SAFETY: Without a fixed address the new mapping touches no existing memory.
-                Backing::Anonymous => unsafe {
-                    rustix::mm::mmap_anonymous(ptr::null_mut(), len, access, MapFlags::PRIVATE)
-                },
-                Backing::Huge2M => {
-                    let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
-                    // SAFETY: As above.
-                    unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), len, access, flags) }
-                }
+            let place = Reservation::new(len)?;
+            match backing {
+                Backing::Anonymous => place.map(MapFlags::PRIVATE, None),
                 Backing::Memfd => {
                     let file = rustix::fs::memfd_create("netgpu", MemfdFlags::CLOEXEC)?;
                     rustix::fs::ftruncate(&file, len as u64)?;
-                    // SAFETY: As above. The file is closed below, so that nobody can truncate it under the mapping.
-                    unsafe {
-                        rustix::mm::mmap(ptr::null_mut(), len, access, MapFlags::SHARED, &file, 0)
-                    }
+                    // The file is closed below, so that nobody can truncate it under the mapping.
+                    place.map(MapFlags::SHARED, Some(file.as_fd()))
                 }
-            }?;
-            // SAFETY: The call above has just made this mapping, and nobody else knows of it.
-            Ok(unsafe { Mapping::from_raw(start.cast(), len) })
+                Backing::Huge2M => {
+                    let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
+                    place.map(flags, None)
+                }
+            }
         };
         map()
             .map(|mapping| Self {
@@ -267,6 +261,27 @@ mod tests {
             let memory = HostMemory::new(1, backing).expect("one page can be had");
             assert_eq!(memory.len(), page);
             assert_eq!(memory.start().as_ptr().addr() % page, 0);
+        }
+    }
+
+    #[test]
+    fn whole_buffers_of_any_size_start_where_one_can() {
+        for shift in 12..=17 {
+            let size = 1 << shift;
+            for backing in [Backing::Anonymous, Backing::Memfd] {
+                let memory = HostMemory::new(3 * size, backing).expect("so little can be had");
+                assert_eq!(memory.len(), 3 * size);
+                assert_eq!(memory.start().as_ptr().addr() % size, 0, "{backing:?}");
+                // SAFETY: It was mapped, and nobody else has it.
+                let bytes = unsafe {
+                    std::slice::from_raw_parts_mut(memory.start().as_ptr(), memory.len())
+                };
+                assert!(bytes.iter().all(|&byte| byte == 0));
+                bytes.fill(1);
+            }
+            let fd = std::fs::File::open("/dev/null").expect("every system has it");
+            let memory = DmaBufMemory::new(fd.into(), 0, 5 * size).expect("it is but addresses");
+            assert_eq!(memory.place.start() % size, 0);
         }
     }
 

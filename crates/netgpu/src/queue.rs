@@ -22,7 +22,8 @@ pub struct QueueConfig {
     /// Number of the device's receive queue.
     pub queue: u32,
     /// Entries of the fill ring; rounded up to a power of two, and into the range that the kernel allows. As many as
-    /// buffers are donated is a good number: more than fit wait in memory of the process.
+    /// buffers are donated, of [`Context::buffer_size`](crate::Context::buffer_size) each, is a good number: more than fit wait in memory
+    /// of the process.
     pub fill_entries: u32,
     /// Length of the longest header that packets of this queue have, for devices that split at a fixed offset. Bytes
     /// of payload that come before it are copied, so the exact length saves work; packets with longer headers are lost.
@@ -70,7 +71,8 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Error::ForeignContext`] when the region of the span is not attached to the queue's context.
+    /// [`Error::ForeignContext`] when the region of the span is not attached to the queue's context; [`Error::PartOfBuffer`] when its
+    /// buffers are larger than those that the span consists of. The span is free then.
     pub fn donate(&self, span: Span) -> Result<(), Error> {
         let regions = self.shared.context.regions();
         let attached = regions
@@ -79,8 +81,14 @@ impl Queue {
         if !attached {
             return Err(Error::ForeignContext("memory"));
         }
+        let buffer_size = self.shared.context.buffer_size();
+        // The NIC has all of a buffer that it gets: what is left of it must be nobody's.
+        let whole = |bytes: usize| bytes.is_multiple_of(buffer_size);
+        if !whole(span.address()) || !whole(span.len()) {
+            return Err(Error::PartOfBuffer { buffer_size });
+        }
         let mut raw = self.shared.raw();
-        for address in span.surrender() {
+        for address in span.surrender(buffer_size) {
             // SAFETY: The span was the only way to the buffer, and is gone.
             unsafe { raw.give(address) };
         }
@@ -243,6 +251,40 @@ pub(crate) fn ring_entries(wanted: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::area::{Region, RegionShared};
+    use crate::ring::{Consumer, Mapped};
+
+    #[test]
+    fn only_whole_buffers_are_donated() {
+        const SIZE: usize = 16384;
+        let region = Region {
+            shared: RegionShared::fake(32),
+        };
+        let context = ContextShared::fake(vec![region.shared.clone()], SIZE);
+        let (fill, returned) = Mapped::fake(64);
+        let queue = Queue {
+            shared: QueueShared::fake(fill, &context),
+        };
+        let take = |len| region.take(len).expect("so much is free");
+        let refused = |span| {
+            let donated = queue.donate(span);
+            matches!(donated, Err(Error::PartOfBuffer { buffer_size: SIZE }))
+        };
+        assert!(refused(take(4096)), "a part of one");
+        assert!(refused(take(SIZE + 4096)), "one and a part");
+        let first = take(4096);
+        let odd = take(SIZE);
+        assert_eq!(odd.address(), region.address() + 4096);
+        assert!(refused(odd), "the end of one and the start of the next");
+        drop(first);
+        // What was refused is free.
+        let all = take(region.len());
+        queue.donate(all).expect("these are whole ones");
+        let mut returned = Consumer::new(returned);
+        let given = std::iter::from_fn(|| Some(returned.pop()?.addr as usize));
+        assert!(given.eq((region.address()..region.address() + region.len()).step_by(SIZE)));
+        assert!(region.take(4096).is_none());
+    }
 
     #[test]
     fn ring_sizes_are_those_the_kernel_takes() {

@@ -135,7 +135,12 @@ impl Queue {
         self.number
     }
 
-    /// Puts the buffer that `address` lies in on the fill ring: to donate it, or to return a delivery. What has no room waits
+    /// Bytes of a buffer: those of the context.
+    pub fn buffer_size(&self) -> usize {
+        self.context.buffer_size()
+    }
+
+    /// Puts the buffer of [`Queue::buffer_size`] that `address` lies in on the fill ring: to donate it, or to return a delivery. What has no room waits
     /// in memory of the process. The kernel sees it after [`Queue::publish`].
     ///
     /// # Safety

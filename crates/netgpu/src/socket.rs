@@ -669,7 +669,7 @@ mod tests {
             let start = regions[1].memory().start() as u64;
             let mut regions = regions.to_vec();
             regions.sort_by_key(|region| region.memory().start());
-            let context = ContextShared::fake(regions);
+            let context = ContextShared::fake(regions, 4096);
             let (fill, returned) = Mapped::fake(256);
             let (rx, deliver) = Mapped::fake(256);
             let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");

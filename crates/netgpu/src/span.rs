@@ -163,14 +163,14 @@ impl Span {
         Ok(())
     }
 
-    /// Gives the buffers up for good, so that they are nobody's in this process as long as the region lives; returns
-    /// their addresses, for the fill ring.
-    pub(crate) fn surrender(mut self) -> impl Iterator<Item = u64> + use<> {
+    /// Gives the bytes up for good, so that they are nobody's in this process as long as the region lives; returns the
+    /// addresses of the buffers of `size` in them, for the fill ring.
+    pub(crate) fn surrender(mut self, size: usize) -> impl Iterator<Item = u64> + use<> {
         let start = self.address() as u64;
-        let step = self.region.buffer_size() as u64;
+        let end = start + self.len() as u64;
         // INVARIANT: The span is empty from here on, and dropping it frees nothing.
-        let buffers = std::mem::take(&mut self.buffers) as u64;
-        (0..buffers).map(move |buffer| start + buffer * step)
+        self.buffers = 0;
+        (start..end).step_by(size)
     }
 
     pub(crate) fn region(&self) -> &Arc<RegionShared> {

@@ -18,6 +18,8 @@ pub struct ContextStatistics {
     pub queues: u32,
     /// Attached sockets, now.
     pub sockets: u32,
+    /// Bytes of a receive buffer; 0 from a kernel that has them of one size.
+    pub buffer_size: u32,
     /// Sockets that were ever attached.
     pub attached: u64,
     /// Connections that were aborted because socket or context went.
@@ -88,6 +90,7 @@ impl Context {
             regions,
             queues,
             sockets,
+            buffer_size,
             attached,
             aborted,
             revoked,
@@ -106,7 +109,6 @@ impl Context {
             bad_addr,
             bad_return,
             empty,
-            reserved: _,
             reserved2: _,
         } = counters;
         Ok(ContextStatistics {
@@ -114,6 +116,7 @@ impl Context {
             regions,
             queues,
             sockets,
+            buffer_size,
             attached,
             aborted,
             revoked,

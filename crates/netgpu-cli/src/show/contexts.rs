@@ -151,7 +151,7 @@ pub(super) mod tests {
     use crate::machine::tests::Tree;
 
     pub(crate) const TEXT: &str = "\
-context 7 ifindex 3 regions 1 queues 1 sockets 1 attached 4 aborted 0 revoked 0 donated 4096 free 12 rx_zerocopy 1048576 \
+context 7 ifindex 3 regions 1 queues 1 sockets 1 buffer_size 4096 attached 4 aborted 0 revoked 0 donated 4096 free 12 rx_zerocopy 1048576 \
 rx_copied_split 280 rx_copied_no_room 0 rx_copied_unsplit 60 rx_zerocopy_packets 700 rx_copied_packets 10 tx_zerocopy 0 tx_sends 0 \
 tx_copied 0 tx_copied_sends 0 bad_addr 0 bad_return 0 empty 2
 region 0x7f0000000000 len 16777216 rx_zerocopy 1048576 rx_copied 340 tx_zerocopy 0 bad_return 0 free 12

@@ -89,6 +89,11 @@ const CONTEXT: &[Metric] = &[
     metric("queues", "Open queues.", &[("queues", None)]),
     metric("sockets", "Attached sockets.", &[("sockets", None)]),
     metric(
+        "buffer_bytes",
+        "Length of a receive buffer.",
+        &[("buffer_size", None)],
+    ),
+    metric(
         "attached_total",
         "Sockets that were ever attached.",
         &[("attached", None)],

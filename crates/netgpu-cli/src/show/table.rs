@@ -156,8 +156,11 @@ fn traffic(counters: &Counters, before: Option<(&Counters, Duration)>) -> String
 }
 
 fn buffers(counters: &Counters) -> String {
+    // Of an older module, which does not tell: there are no others.
+    let size = counters.get("buffer_size").copied().unwrap_or(4096);
     format!(
-        "buffers {} donated, {} free  sockets {} ever, {} aborted  regions {} taken back  NIC without buffers {} times",
+        "buffers of {}: {} donated, {} free  sockets {} ever, {} aborted  regions {} taken back  NIC without buffers {} times",
+        BinaryBytes(size),
         get(counters, "donated"),
         get(counters, "free"),
         get(counters, "attached"),
@@ -241,6 +244,10 @@ mod tests {
         assert_eq!(
             lines[1],
             "  rx 1.00 MiB by DMA, 340 B copied  tx 0 B by DMA, 0 B copied"
+        );
+        assert!(
+            lines[2].starts_with("  buffers of 4.00 KiB: 4096 donated, 12 free  sockets 4 ever"),
+            "{text}"
         );
         assert!(
             lines

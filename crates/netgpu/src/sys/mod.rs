@@ -10,6 +10,7 @@ mod uapi;
 use std::ffi::c_void;
 use std::io;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
@@ -286,6 +287,9 @@ impl Drop for Mapping {
     }
 }
 
+/// Huge pages start there, and any buffer can.
+const MAX_ALIGNMENT: usize = 2 << 20;
+
 /// Address space that nothing is mapped at.
 ///
 /// # Invariants
@@ -298,21 +302,72 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
+    /// Reserves `len` bytes, whole pages. They start at a multiple of the largest power of two that `len` is a multiple of, up to
+    /// [`MAX_ALIGNMENT`]: whole buffers, of whatever size, where a buffer can start.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
+        if len == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let page = rustix::param::page_size();
+        let alignment = (1 << len.trailing_zeros().min(MAX_ALIGNMENT.ilog2())).max(page);
+        let sum = len
+            .checked_add(alignment - page)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: Without a fixed address the new mapping touches no existing memory.
         let start = unsafe {
             rustix::mm::mmap_anonymous(
                 ptr::null_mut(),
-                len,
+                sum,
                 ProtFlags::empty(),
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
         // INVARIANT: Made just now.
-        Ok(Self {
+        let mut this = Self {
             start: start.expose_provenance(),
-            len,
-        })
+            len: sum,
+        };
+        let before = this.start.next_multiple_of(alignment) - this.start;
+        this.cut(0, before);
+        this.cut(len, this.len - len);
+        Ok(this)
+    }
+
+    /// Gives up `count` bytes from `offset` on, which are all before the rest or all behind it.
+    fn cut(&mut self, offset: usize, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let start = ptr::with_exposed_provenance_mut(self.start + offset);
+        // SAFETY: They are ours alone by the type invariant, and nobody can use them.
+        let unmapped = unsafe { rustix::mm::munmap(start, count) };
+        debug_assert!(
+            unmapped.is_ok(),
+            "munmap(2) of the end of a mapping cannot fail"
+        );
+        // INVARIANT: The rest is as it was.
+        if offset == 0 {
+            self.start += count;
+        }
+        self.len -= count;
+    }
+
+    /// Maps memory there, readable and writable: of `file`, from its start, or of nothing.
+    pub(crate) fn map(self, flags: MapFlags, file: Option<BorrowedFd<'_>>) -> io::Result<Mapping> {
+        // If that fails, nothing may be left there, and what comes there is another's.
+        let this = ManuallyDrop::new(self);
+        let start = ptr::with_exposed_provenance_mut(this.start);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = flags | MapFlags::FIXED;
+        // SAFETY: What it is mapped over is ours alone by the type invariant, and nobody can use it.
+        let start = unsafe {
+            match file {
+                Some(file) => rustix::mm::mmap(start, this.len, access, flags, file, 0),
+                None => rustix::mm::mmap_anonymous(start, this.len, access, flags),
+            }
+        }?;
+        // SAFETY: The call above has just made this mapping, and nobody else knows of it.
+        Ok(unsafe { Mapping::from_raw(start.cast(), this.len) })
     }
 
     pub(crate) fn start(&self) -> usize {

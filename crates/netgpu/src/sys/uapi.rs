@@ -87,7 +87,8 @@ pub struct netgpu_info {
     pub version: __u32,
     pub buffer_size: __u32,
     pub region_types: __u64,
-    pub reserved: [__u64; 6usize],
+    pub buffer_sizes: __u64,
+    pub reserved: [__u64; 5usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -99,8 +100,10 @@ const _: () = {
         [::std::mem::offset_of!(netgpu_info, buffer_size) - 4usize];
     ["Offset of field: netgpu_info::region_types"]
         [::std::mem::offset_of!(netgpu_info, region_types) - 8usize];
+    ["Offset of field: netgpu_info::buffer_sizes"]
+        [::std::mem::offset_of!(netgpu_info, buffer_sizes) - 16usize];
     ["Offset of field: netgpu_info::reserved"]
-        [::std::mem::offset_of!(netgpu_info, reserved) - 16usize];
+        [::std::mem::offset_of!(netgpu_info, reserved) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -140,7 +143,9 @@ const _: () = {
 pub struct netgpu_bind {
     pub ifindex: __u32,
     pub flags: __u32,
-    pub reserved: [__u64; 3usize],
+    pub buffer_size: __u32,
+    pub reserved: __u32,
+    pub reserved2: [__u64; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -149,8 +154,12 @@ const _: () = {
     ["Offset of field: netgpu_bind::ifindex"]
         [::std::mem::offset_of!(netgpu_bind, ifindex) - 0usize];
     ["Offset of field: netgpu_bind::flags"][::std::mem::offset_of!(netgpu_bind, flags) - 4usize];
+    ["Offset of field: netgpu_bind::buffer_size"]
+        [::std::mem::offset_of!(netgpu_bind, buffer_size) - 8usize];
     ["Offset of field: netgpu_bind::reserved"]
-        [::std::mem::offset_of!(netgpu_bind, reserved) - 8usize];
+        [::std::mem::offset_of!(netgpu_bind, reserved) - 12usize];
+    ["Offset of field: netgpu_bind::reserved2"]
+        [::std::mem::offset_of!(netgpu_bind, reserved2) - 16usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -400,7 +409,7 @@ pub struct netgpu_context_stats {
     pub regions: __u32,
     pub queues: __u32,
     pub sockets: __u32,
-    pub reserved: __u32,
+    pub buffer_size: __u32,
     pub attached: __u64,
     pub aborted: __u64,
     pub revoked: __u64,
@@ -433,8 +442,8 @@ const _: () = {
         [::std::mem::offset_of!(netgpu_context_stats, queues) - 12usize];
     ["Offset of field: netgpu_context_stats::sockets"]
         [::std::mem::offset_of!(netgpu_context_stats, sockets) - 16usize];
-    ["Offset of field: netgpu_context_stats::reserved"]
-        [::std::mem::offset_of!(netgpu_context_stats, reserved) - 20usize];
+    ["Offset of field: netgpu_context_stats::buffer_size"]
+        [::std::mem::offset_of!(netgpu_context_stats, buffer_size) - 20usize];
     ["Offset of field: netgpu_context_stats::attached"]
         [::std::mem::offset_of!(netgpu_context_stats, attached) - 24usize];
     ["Offset of field: netgpu_context_stats::aborted"]
