@@ -28,6 +28,8 @@ TEST(null_is_told_or_nothing)
 
 	EXPECT_ERROR(EINVAL, netgpu_open_ctx(NULL, nic_name()));
 	EXPECT_ERROR(EINVAL, netgpu_open_ctx(&ctx, NULL));
+	EXPECT_ERROR(EINVAL, netgpu_open_ctx_buffers(NULL, nic_name(), PAGE));
+	EXPECT_ERROR(EINVAL, netgpu_open_ctx_buffers(&ctx, NULL, PAGE));
 	EXPECT_ERROR(EINVAL, netgpu_open_memarea(NULL));
 	EXPECT_ERROR(EINVAL, netgpu_add_memarea(NULL, iov, PAGE, MEMTYPE_HOST));
 	EXPECT_ERROR(EINVAL, netgpu_add_dmabuf(NULL, 0, 0, PAGE, &va));
@@ -70,6 +72,43 @@ TEST(devices_that_are_none)
 	EXPECT_EQ(NULL, ctx);
 	EXPECT_GT(0, netgpu_open_ctx(&ctx, ""));
 	EXPECT_GT(0, netgpu_open_ctx(&ctx, "a name that is longer than any that a device can have"));
+}
+
+/* This device has buffers of a page only: it is found out by who opens a queue. */
+TEST(sizes_of_buffers)
+{
+	static const size_t bad[] = { 0, 1, 2048, 12288, 1 << 18, SIZE_MAX, 1UL << 32 | PAGE };
+	struct netgpu_ctx *ctx;
+	struct netgpu_ifq *ifq;
+	size_t size, i;
+	char *host;
+
+	for (i = 0; i < ARRAY_LEN(bad); i++) {
+		ctx = (void *)1;
+		EXPECT_ERROR(EINVAL, netgpu_open_ctx_buffers(&ctx, nic_name(), bad[i]));
+		EXPECT_EQ(NULL, ctx);
+	}
+	if (!huge_pages(2))
+		SKIP(return, "no huge pages");
+	for (size = PAGE; size <= 1 << 17; size *= 2) {
+		ASSERT_EQ(0, netgpu_open_ctx_buffers(&ctx, nic_name(), size));
+		host = netgpu_alloc_memory(1, MEMTYPE_HUGE);
+		ASSERT_NE(NULL, host) TH_LOG("%s", netgpu_last_error());
+		EXPECT_EQ(0, (uintptr_t)host % HUGE);
+		host[HUGE - 1] = 1;
+		if (size > PAGE)
+			EXPECT_ERROR(EINVAL, netgpu_register_memory(ctx, host + PAGE, size, MEMTYPE_HUGE));
+		EXPECT_EQ(0, netgpu_register_memory(ctx, host, HUGE, MEMTYPE_HUGE));
+		if (size > PAGE) {
+			EXPECT_ERROR(EINVAL, netgpu_open_ifq(&ifq, ctx, -1, 512));
+			EXPECT_NE(NULL, strstr(netgpu_last_error(), "rx_page_size")) TH_LOG("%s", netgpu_last_error());
+		}
+		netgpu_close_ctx(&ctx);
+		netgpu_free_memory(host, 1, MEMTYPE_HUGE);
+	}
+	huge_pages(0);
+	EXPECT_EQ(NULL, netgpu_alloc_memory(HUGE, MEMTYPE_HUGE));
+	EXPECT_NE(NULL, strstr(netgpu_last_error(), "`echo 1 > /proc/sys/vm/nr_hugepages`")) TH_LOG("%s", netgpu_last_error());
 }
 
 static void *other_thread(void *text)

@@ -64,6 +64,13 @@ int ng_bind(int fd, unsigned int ifindex)
 	return ng_ioctl(fd, NETGPU_IOC_BIND, &b);
 }
 
+int ng_bind_buffers(int fd, unsigned int ifindex, unsigned int buffer_size)
+{
+	struct netgpu_bind b = { .ifindex = ifindex, .buffer_size = buffer_size };
+
+	return ng_ioctl(fd, NETGPU_IOC_BIND, &b);
+}
+
 int ng_attach_region(int fd, int area_fd, unsigned int index)
 {
 	struct netgpu_attach_region a = { .area_fd = area_fd, .index = index };
@@ -141,14 +148,39 @@ size_t buffer_size(void)
 	return size = info.buffer_size;
 }
 
-void *memory(size_t len)
+static void *memory_of(size_t len, int flags)
 {
-	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
 
 	if (p == MAP_FAILED)
 		die("mmap");
 	memset(p, 0x5a, len);
 	return p;
+}
+
+void *memory(size_t len)
+{
+	return memory_of(len, 0);
+}
+
+void *huge_memory(size_t len)
+{
+	return memory_of(len, MAP_HUGETLB);
+}
+
+bool huge_pages(unsigned int count)
+{
+	unsigned int got = 0;
+	FILE *f = fopen("/proc/sys/vm/nr_hugepages", "r+");
+
+	if (!f)
+		return false;
+	fprintf(f, "%u", count);
+	rewind(f);
+	if (fscanf(f, "%u", &got) != 1)
+		got = 0;
+	fclose(f);
+	return got >= count;
 }
 
 void *hole(size_t len)
@@ -403,14 +435,12 @@ static int receiver_steps(struct receiver *r, int queue)
 	struct netgpu_open_queue q;
 	struct sockaddr_in local;
 	socklen_t len = sizeof(local);
-	size_t unit = buffer_size(), i;
+	unsigned int entries = FILL;
+	size_t i;
 	int ret;
 
 	r->area = ng_open();
 	r->fd = ng_open();
-	r->len = BUFFERS * unit;
-	if (r->dmabuf == HOST_MEMORY)
-		r->mem = memory(r->len);
 	if (r->area < 0 || r->fd < 0)
 		return r->fd;
 	if (r->dmabuf == HOST_MEMORY)
@@ -421,19 +451,21 @@ static int receiver_steps(struct receiver *r, int queue)
 		ret = ng_add_dmabuf(r->area, r->mem, r->len, r->dmabuf, 0);
 	if (ret != 1)
 		return ret;
-	ret = ng_bind(r->fd, nic_index());
+	ret = ng_bind_buffers(r->fd, nic_index(), r->unit);
 	if (ret)
 		return ret;
 	ret = ng_attach_region(r->fd, r->area, 1);
 	if (ret)
 		return ret;
-	ret = ng_open_queue(r->fd, queue, FILL, &q);
+	while (entries <= r->len / r->unit)
+		entries *= 2;
+	ret = ng_open_queue(r->fd, queue, entries, &q);
 	if (ret)
 		return ret;
 	r->queue_id = q.id;
-	map(&r->fill, r->fd, q.mmap_offset, q.mmap_len, FILL);
-	for (i = 0; i < BUFFERS; i++)
-		give(&r->fill, (uintptr_t)r->mem + i * unit);
+	map(&r->fill, r->fd, q.mmap_offset, q.mmap_len, entries);
+	for (i = 0; i < r->len; i += r->unit)
+		give(&r->fill, (uintptr_t)r->mem + i);
 	ret = tcp_pair(AF_INET, r->pair);
 	if (ret)
 		return ret;
@@ -460,9 +492,17 @@ int receiver_open(struct receiver *r, int queue, unsigned int rule)
 
 int receiver_open_on(struct receiver *r, int queue, unsigned int rule, void *mem, int dmabuf)
 {
+	return receiver_open_buffers(r, queue, rule, buffer_size(), BUFFERS * buffer_size(), mem, dmabuf);
+}
+
+int receiver_open_buffers(struct receiver *r, int queue, unsigned int rule, size_t unit, size_t len, void *mem, int dmabuf)
+{
 	int ret;
 
-	*r = (struct receiver){ .area = -1, .fd = -1, .pair = { -1, -1 }, .rule = rule, .mem = mem, .dmabuf = dmabuf };
+	*r = (struct receiver){ .area = -1, .fd = -1, .pair = { -1, -1 }, .unit = unit, .len = len, .rule = rule, .mem = mem,
+				.dmabuf = dmabuf };
+	if (!mem)
+		r->mem = unit > buffer_size() ? huge_memory(len) : memory(len);
 	ret = receiver_steps(r, queue);
 	if (ret)
 		fprintf(stderr, "# cannot receive on queue %d: %s\n", queue, strerror(-ret));

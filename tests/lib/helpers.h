@@ -42,6 +42,8 @@ int ng_add_region(int fd, const void *addr, uint64_t len);
 int ng_add_dmabuf(int fd, const void *addr, uint64_t len, int dmabuf, uint64_t offset);
 int ng_add_cuda(int fd, const void *addr, uint64_t len);
 int ng_bind(int fd, unsigned int ifindex);
+/* With receive buffers of @buffer_size bytes. */
+int ng_bind_buffers(int fd, unsigned int ifindex, unsigned int buffer_size);
 int ng_attach_region(int fd, int area_fd, unsigned int index);
 int ng_open_queue(int fd, unsigned int queue, unsigned int fill_entries, struct netgpu_open_queue *out);
 int ng_close_queue(int fd, unsigned int id);
@@ -53,11 +55,16 @@ int ng_context_stats(int fd, struct netgpu_context_stats *stats);
 /* Of the region that @addr lies in. */
 int ng_region_stats(int fd, const void *addr, struct netgpu_region_stats *stats);
 
-/* Bytes of a receive buffer, of which regions are made. */
+/* Bytes of the smallest receive buffer, of which regions are made. */
 size_t buffer_size(void);
 
 /* Anonymous memory, written once so that it is there. MAP_FAILED becomes an abort: tests do not go on without memory. */
 void *memory(size_t len);
+/* The same in huge pages, of HUGE bytes, which @len is a multiple of. The system has to have some, see huge_pages(). */
+#define HUGE	(2UL << 20)
+void *huge_memory(size_t len);
+/* Has the system have so many huge pages. False: it cannot. */
+bool huge_pages(unsigned int count);
 /* Address space that no mapping uses. */
 void *hole(size_t len);
 
@@ -126,6 +133,7 @@ struct receiver {
 	int area;
 	int fd;			/* the context */
 	int pair[2];		/* our end, the other machine's end */
+	size_t unit;		/* bytes of a buffer */
 	size_t len;
 	char *mem;
 	int dmabuf;		/* or one of the below */
@@ -145,6 +153,8 @@ int receiver_open(struct receiver *r, int queue, unsigned int rule);
 #define CUDA_MEMORY	(-2)
 /* The same with a dma-buf, whose first BUFFERS buffers are at @mem, or with memory of a GPU there. */
 int receiver_open_on(struct receiver *r, int queue, unsigned int rule, void *mem, int dmabuf);
+/* The same with @len bytes in buffers of @unit bytes. Host memory for larger ones than usual is in huge pages. */
+int receiver_open_buffers(struct receiver *r, int queue, unsigned int rule, size_t unit, size_t len, void *mem, int dmabuf);
 /* Whatever of it is still open. */
 void receiver_close(struct receiver *r);
 /* Sets header split and keeps all but steered traffic away from @queue; 0 if it could be done. */

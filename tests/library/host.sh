@@ -74,7 +74,7 @@ installs_where_it_is_told() {
 		./usr/lib/x86_64-linux-gnu/libnetgpu.a
 		./usr/lib/x86_64-linux-gnu/libnetgpu.so
 		./usr/lib/x86_64-linux-gnu/libnetgpu.so.1
-		./usr/lib/x86_64-linux-gnu/libnetgpu.so.1.0
+		./usr/lib/x86_64-linux-gnu/libnetgpu.so.1.1
 		./usr/lib/x86_64-linux-gnu/pkgconfig/netgpu.pc
 	END
 	grep -q '^libdir=/usr/lib/x86_64-linux-gnu$' "$to/usr/lib/x86_64-linux-gnu/pkgconfig/netgpu.pc" || fail "netgpu.pc names another place"

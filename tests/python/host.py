@@ -385,6 +385,8 @@ def case_errors_have_an_errno(stack):
         netgpu.Context("no-such-dev")
     with raises(OSError, "DMA", errno.EOPNOTSUPP):
         netgpu.Context("lo")
+    with raises(OSError, "none of 5000", errno.EINVAL):
+        netgpu.Context(DEV, buffer_size=5000)
     with raises(OSError, "huge pages"):
         netgpu.Region(1 << 40, "huge")
     with raises(OSError, "libcuda", errno.ENODEV):
@@ -396,6 +398,18 @@ def case_errors_have_an_errno(stack):
     c.peer.close()
     with raises(ConnectionResetError, errno=errno.ECONNRESET):
         c.socket.recv(timeout=20)
+
+
+def case_larger_buffers(stack):
+    usual = stack.enter_context(netgpu.Context(DEV))
+    assert usual.buffer_size == 4096 == usual.statistics()["buffer_size"]
+    large = stack.enter_context(netgpu.Context(DEV, buffer_size=1 << 16))
+    assert large.buffer_size == 1 << 16 == large.statistics()["buffer_size"]
+    with raises(OSError, "not a multiple", errno.EINVAL):
+        large.attach(netgpu.Region(4096))
+    # Which this device does not have.
+    with raises(OSError, "rx_page_size", errno.EINVAL):
+        large.open_queue(QUEUE)
 
 
 def case_timeouts(stack):

@@ -248,7 +248,22 @@ refused() {
 	equal "settings" "$(nic_settings)" "$before"
 }
 
-plan 26
+# Buffers that this device, or the module, does not have.
+refused_buffers() {
+	local before size
+	before=$(nic_settings)
+	echo 40 >/proc/sys/vm/nr_hugepages
+	defer eval 'echo 0 >/proc/sys/vm/nr_hugepages'
+	netgpu recv --dev "$NETGPU_DEV" --listen 5016 --buffer-size 64K 2>"$work/recv.err" && fail "this device has buffers of 64 KiB"
+	grep -q 'rx_page_size 65536 not supported' "$work/recv.err" || fail "$(cat "$work/recv.err")"
+	for size in 0 2K 5000 256K; do
+		netgpu recv --dev "$NETGPU_DEV" --listen 5016 --buffer-size $size 2>"$work/recv.err" && fail "there are buffers of $size"
+		grep -q '\[4096, 8192, 16384, 32768, 65536, 131072\]' "$work/recv.err" || fail "$(cat "$work/recv.err")"
+	done
+	equal "settings" "$(nic_settings)" "$before"
+}
+
+plan 27
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -275,5 +290,6 @@ run put_back_by_the_last first
 run put_back_by_the_last second
 run put_back_after_kill
 run refused
+run refused_buffers
 run nothing_is_left
 finish

@@ -134,6 +134,101 @@ TEST_F(context, attach)
 	EXPECT_EQ(-EEXIST, ng_attach_region(self->fd, self->area, self->region));
 }
 
+/* Sizes of buffers. */
+
+#define LARGE	(1UL << 16)
+
+TEST_F(context, tells_the_size_of_its_buffers)
+{
+	struct netgpu_context_stats stats;
+	size_t size;
+
+	ASSERT_EQ(0, ng_context_stats(self->fd, &stats));
+	EXPECT_EQ(self->unit, stats.buffer_size);
+	for (size = self->unit; size <= 1 << 17; size *= 2) {
+		int fd = ng_open();
+
+		ASSERT_EQ(0, ng_bind_buffers(fd, nic_index(), size));
+		EXPECT_EQ(0, ng_context_stats(fd, &stats));
+		EXPECT_EQ(size, stats.buffer_size);
+		close(fd);
+	}
+}
+
+/* Regions are multiples of a page, and of a buffer only where they are attached. */
+TEST_F(context, attach_in_larger_buffers)
+{
+	static const struct {
+		size_t start;
+		size_t end;
+	} bad[] = {
+		{ 0x1000, LARGE }, { 0, LARGE - 0x1000 }, { LARGE / 2, LARGE }, { LARGE / 2, LARGE + LARGE / 2 },
+		{ LARGE, 2 * LARGE + 0x1000 },
+	}, good[] = { { 0, LARGE }, { 0, HUGE }, { HUGE - LARGE, HUGE + LARGE }, };
+	struct netgpu_region_stats region;
+	struct netgpu_context_stats stats;
+	int fd = ng_open(), area;
+	char *mem;
+	size_t i;
+
+	if (!huge_pages(2))
+		SKIP(return, "no huge pages");
+	mem = huge_memory(2 * HUGE);
+	ASSERT_EQ(0, ng_bind_buffers(fd, nic_index(), LARGE));
+	for (i = 0; i < ARRAY_LEN(bad); i++) {
+		area = ng_open();
+		ASSERT_EQ(1, ng_add_region(area, mem + bad[i].start, bad[i].end - bad[i].start));
+		EXPECT_EQ(-EINVAL, ng_attach_region(fd, area, 1)) TH_LOG("from %#zx to %#zx", bad[i].start, bad[i].end);
+		/* For another context it is well. */
+		EXPECT_EQ(0, ng_attach_region(self->fd, area, 1));
+		close(area);
+		close(self->fd);
+		self->fd = ng_open();
+		ASSERT_EQ(0, ng_bind(self->fd, nic_index()));
+	}
+	ASSERT_EQ(0, ng_context_stats(fd, &stats));
+	EXPECT_EQ(0U, stats.regions);
+	for (i = 0; i < ARRAY_LEN(good); i++) {
+		area = ng_open();
+		ASSERT_EQ(1, ng_add_region(area, mem + good[i].start, good[i].end - good[i].start));
+		EXPECT_EQ(0, ng_attach_region(fd, area, 1)) TH_LOG("from %#zx to %#zx", good[i].start, good[i].end);
+		EXPECT_EQ(0, ng_region_stats(fd, mem + good[i].end - 1, &region));
+		EXPECT_EQ((uintptr_t)mem + good[i].start, region.addr);
+		EXPECT_EQ(good[i].end - good[i].start, region.len);
+		close(area);
+		close(fd);
+		fd = ng_open();
+		ASSERT_EQ(0, ng_bind_buffers(fd, nic_index(), LARGE));
+	}
+	close(fd);
+	munmap(mem, 2 * HUGE);
+	huge_pages(0);
+}
+
+/* One page behind the other is not one piece, whatever pages they are: these are the same. */
+TEST_F(context, attach_in_pieces_smaller_than_buffers)
+{
+	int fd = ng_open(), area = ng_open(), memfd = memfd_create("page", MFD_CLOEXEC);
+	char *mem = (char *)(((uintptr_t)hole(2 * LARGE) + LARGE - 1) & ~(LARGE - 1));
+	struct netgpu_context_stats stats;
+	size_t i;
+
+	ASSERT_EQ(0, ftruncate(memfd, self->unit));
+	for (i = 0; i < LARGE; i += self->unit)
+		ASSERT_EQ(mem + i, mmap(mem + i, self->unit, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd, 0));
+	ASSERT_EQ(1, ng_add_region(area, mem, LARGE));
+	ASSERT_EQ(0, ng_bind_buffers(fd, nic_index(), LARGE));
+	EXPECT_EQ(-EIO, ng_attach_region(fd, area, 1));
+	EXPECT_EQ(-EIO, ng_attach_region(fd, area, 1));
+	EXPECT_EQ(0, ng_context_stats(fd, &stats));
+	EXPECT_EQ(0U, stats.regions);
+	EXPECT_EQ(0, ng_attach_region(self->fd, area, 1));
+	close(fd);
+	close(area);
+	close(memfd);
+	munmap(mem, LARGE);
+}
+
 TEST_F(context, attach_no_such_region)
 {
 	EXPECT_EQ(-ENOENT, ng_attach_region(self->fd, self->area, 0));

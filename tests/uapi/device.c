@@ -61,6 +61,8 @@ TEST_F(device, info)
 	EXPECT_LE((uint32_t)sysconf(_SC_PAGESIZE), info.buffer_size);
 	EXPECT_EQ(0U, info.buffer_size & (info.buffer_size - 1));
 	EXPECT_NE(0U, info.region_types & (1ULL << NETGPU_REGION_HOST));
+	/* From the smallest on, up to 128 KiB. */
+	EXPECT_EQ((2ULL << 17) - info.buffer_size, info.buffer_sizes);
 	for (i = 0; i < ARRAY_LEN(info.reserved); i++)
 		EXPECT_EQ(0U, info.reserved[i]);
 }
@@ -223,6 +225,25 @@ TEST_F(device, reserved_fields_of_bind)
 		bad = (struct netgpu_bind){ .ifindex = 1 };
 		((char *)bad.reserved2)[i] = 0x10;
 		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_BIND, &bad)) TH_LOG("reserved2 byte %zu", i);
+	}
+	EXPECT_EQ(1, ng_add_region(self->fd, memory(buffer_size()), buffer_size()));
+}
+
+/* Loopback cannot be bound: what is asked for comes first. */
+TEST_F(device, sizes_of_buffers)
+{
+	struct netgpu_info info;
+	unsigned int i;
+
+	ASSERT_EQ(0, ng_info(self->fd, &info));
+	EXPECT_EQ(-EOPNOTSUPP, ng_bind_buffers(self->fd, 1, 0));
+	for (i = 0; i < 32; i++) {
+		unsigned int size = 1U << i;
+
+		EXPECT_EQ(info.buffer_sizes & size ? -EOPNOTSUPP : -EINVAL, ng_bind_buffers(self->fd, 1, size)) TH_LOG("%u", size);
+		/* Of two of them no buffers are made, nor of a byte more. */
+		EXPECT_EQ(-EINVAL, ng_bind_buffers(self->fd, 1, size | size >> 1 | 1 << 11)) TH_LOG("%u", size);
+		EXPECT_EQ(-EINVAL, ng_bind_buffers(self->fd, 1, size | 3)) TH_LOG("%u", size);
 	}
 	EXPECT_EQ(1, ng_add_region(self->fd, memory(buffer_size()), buffer_size()));
 }

@@ -135,6 +135,30 @@ TEST_F(queue, split_offsets)
 	}
 }
 
+/* This device splits headers off into buffers of a page, and has no others. The text says so, and nothing has changed. */
+TEST_F(queue, larger_buffers)
+{
+	char text[128];
+	struct netgpu_open_queue q = { .queue = self->last, .fill_entries = FILL, .message = (uintptr_t)text,
+				       .message_len = sizeof(text) };
+	struct netgpu_context_stats stats;
+	unsigned int size;
+
+	for (size = 2 * buffer_size(); size <= 1 << 17; size *= 2) {
+		int fd = ng_open();
+
+		ASSERT_EQ(0, ng_bind_buffers(fd, nic_index(), size));
+		memset(text, 'x', sizeof(text));
+		EXPECT_EQ(-EINVAL, ng_ioctl(fd, NETGPU_IOC_OPEN_QUEUE, &q)) TH_LOG("%u", size);
+		ASSERT_NE(NULL, memchr(text, 0, sizeof(text)));
+		EXPECT_NE(NULL, strstr(text, "rx_page_size")) TH_LOG("message: %s", text);
+		EXPECT_EQ(0, ng_context_stats(fd, &stats));
+		EXPECT_EQ(0U, stats.queues);
+		EXPECT_OPENS(self);
+		close(fd);
+	}
+}
+
 TEST_F(queue, reserved)
 {
 	struct netgpu_open_queue good = { .queue = self->last, .fill_entries = FILL }, bad;

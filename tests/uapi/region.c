@@ -14,8 +14,6 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#define HUGE	(2UL << 20)
-
 FIXTURE(region)
 {
 	int fd;
@@ -41,24 +39,6 @@ FIXTURE_TEARDOWN(region)
 }
 
 /* Kinds of memory. */
-
-static bool huge_pages(unsigned int count)
-{
-	char line[64];
-	FILE *f = fopen("/proc/sys/vm/nr_hugepages", "w");
-	unsigned int got = 0;
-
-	if (!f)
-		return false;
-	fprintf(f, "%u", count);
-	fclose(f);
-	f = fopen("/proc/sys/vm/nr_hugepages", "r");
-	if (f && fgets(line, sizeof(line), f))
-		got = atoi(line);
-	if (f)
-		fclose(f);
-	return got >= count;
-}
 
 static void *of_malloc(size_t len)
 {
