@@ -106,6 +106,12 @@ struct Recv {
     /// Buffers of netgpu's queue.
     #[arg(long)]
     buffers: Option<usize>,
+    /// Bytes of a buffer of netgpu's or io_uring's queue. From 8192 on, memory of the host is in huge pages.
+    #[arg(long, default_value_t = receive::PAGE)]
+    buffer_size: usize,
+    /// What rows have instead of the path's name.
+    #[arg(long)]
+    name: Option<String>,
     /// Entries of its fill ring: as many as buffers without this.
     #[arg(long)]
     fill_entries: Option<u32>,

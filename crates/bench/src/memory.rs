@@ -34,11 +34,16 @@ impl Memory {
         }
     }
 
-    /// Memory of `len` bytes that netgpu can register.
-    pub(crate) fn allocate(self, len: usize, measurement: &mut Measurement) -> Result<Allocated> {
+    /// Memory of `len` bytes that netgpu can register; of the host in pages of that size.
+    pub(crate) fn allocate(
+        self,
+        len: usize,
+        size: Size,
+        measurement: &mut Measurement,
+    ) -> Result<Allocated> {
         Ok(match self {
             Self::Host => {
-                let pages = Pages::anonymous(len, Size::Base)?;
+                let pages = Pages::anonymous(len, size)?;
                 measurement.watch(&pages)?;
                 Allocated::Host(pages)
             }
@@ -73,6 +78,17 @@ pub(crate) enum Size {
     Base,
     /// 2 MiB.
     Huge,
+}
+
+impl Size {
+    /// What receive buffers of so many bytes are in, each in one piece.
+    pub(crate) fn for_buffers(bytes: usize) -> Self {
+        if bytes > rustix::param::page_size() {
+            Self::Huge
+        } else {
+            Self::Base
+        }
+    }
 }
 
 /// A mapping whose pages are there, filled with zeros.

@@ -54,8 +54,8 @@ pub(crate) fn run(arguments: &Recv) -> Result<()> {
 const CHUNK: usize = 256 << 10;
 /// Bytes of memory that payload comes to, unless asked for otherwise.
 const MEMORY: usize = 64 << 20;
-/// Bytes of a buffer of netgpu.
-const BUFFER: usize = 4096;
+/// Bytes of a page, which a buffer has unless asked for otherwise.
+pub(crate) const PAGE: usize = 4096;
 /// How long a queue may take to be free: what a process had is let go of after its end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -164,13 +164,14 @@ fn first<P: Receive>(arguments: &Recv, label: &Label<'_>) -> Result<()> {
 /// The first words of the rows.
 pub(crate) fn label(arguments: &Recv) -> Label<'_> {
     Label {
-        path: match arguments.path {
-            Path::Read => "read",
-            Path::Trunc => "trunc",
-            Path::TcpZerocopy => "tcp-zerocopy",
-            Path::Zcrx => "zcrx",
-            Path::Devmem => "devmem",
-            Path::Netgpu => "netgpu",
+        path: match (&arguments.name, arguments.path) {
+            (Some(name), _) => name,
+            (None, Path::Read) => "read",
+            (None, Path::Trunc) => "trunc",
+            (None, Path::TcpZerocopy) => "tcp-zerocopy",
+            (None, Path::Zcrx) => "zcrx",
+            (None, Path::Devmem) => "devmem",
+            (None, Path::Netgpu) => "netgpu",
         },
         direction: "rx",
         memory: arguments.common.memory.name(),
@@ -182,7 +183,9 @@ pub(crate) fn label(arguments: &Recv) -> Label<'_> {
 /// Listens, with a receive buffer that is a quarter of the memory that payload comes to.
 fn listen(arguments: &Recv) -> Result<TcpListener> {
     let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
-    let memory = arguments.buffers.map_or(MEMORY, |count| count * BUFFER);
+    let memory = arguments
+        .buffers
+        .map_or(MEMORY, |count| count * arguments.buffer_size);
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, memory / 4 / 2)
         .context("cannot set the receive buffer")?;
     Ok(listener)

@@ -8,9 +8,10 @@ use netgpu::{
     Context, IPV4_HEADER_BYTES, MemoryArea, Piece, Queue, QueueConfig, Socket, SocketConfig,
 };
 
-use super::{BUFFER, MEMORY, Receive, Sink};
+use super::{MEMORY, Receive, Sink};
 use crate::Recv;
 use crate::measure::Measurement;
+use crate::memory::Size;
 
 pub(super) struct Netgpu {
     context: Context,
@@ -25,7 +26,7 @@ impl Receive for Netgpu {
     fn open(arguments: &Recv, measurement: &mut Measurement) -> Result<Self> {
         let (context, queue) = open_queue(
             arguments,
-            arguments.buffers.unwrap_or(MEMORY / BUFFER),
+            arguments.buffers.unwrap_or(MEMORY / arguments.buffer_size),
             measurement,
         )?;
         Ok(Self {
@@ -85,13 +86,14 @@ pub(crate) fn open_queue(
         buffers >= arguments.regions,
         "so few buffers do not make so many regions"
     );
-    let len = buffers / arguments.regions * BUFFER;
+    let len = buffers / arguments.regions * arguments.buffer_size;
+    let size = Size::for_buffers(arguments.buffer_size);
     let memory = (0..arguments.regions)
-        .map(|_| arguments.common.memory.allocate(len, measurement))
+        .map(|_| arguments.common.memory.allocate(len, size, measurement))
         .collect::<Result<Vec<_>>>()?;
     measurement.sets_up();
     let area = MemoryArea::new()?;
-    let context = Context::open(&arguments.common.dev)?;
+    let context = Context::with_buffers(&arguments.common.dev, arguments.buffer_size)?;
     let mut regions = Vec::new();
     for memory in memory {
         let region = memory.register(&area)?;

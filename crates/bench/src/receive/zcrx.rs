@@ -13,7 +13,7 @@ use io_uring::types::{
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
 
-use super::{MEMORY, Receive, Sink};
+use super::{MEMORY, PAGE, Receive, Sink};
 use crate::Recv;
 use crate::measure::Measurement;
 use crate::memory::{Pages, Shared, Size};
@@ -22,7 +22,6 @@ use crate::netdev::interface_index;
 /// Entries of the refill ring: room for two pieces of each page of the memory.
 const REFILL: u32 = 32768;
 const COMPLETIONS: u32 = 4096;
-const PAGE: usize = 4096;
 
 /// `struct zcrx_event_desc` of linux/io_uring/zcrx.h, which the crate does not have yet.
 #[repr(C)]
@@ -101,7 +100,7 @@ impl Zcrx {
 
 impl Receive for Zcrx {
     fn open(arguments: &Recv, measurement: &mut Measurement) -> Result<Self> {
-        let pages = Pages::anonymous(MEMORY, Size::Base)?;
+        let pages = Pages::anonymous(MEMORY, Size::for_buffers(arguments.buffer_size))?;
         measurement.watch(&pages)?;
         let area = pages.share();
         // Indices, entries, and a page of what the kernel counts.
@@ -137,9 +136,13 @@ impl Receive for Zcrx {
             rq_entries: REFILL,
             area_ptr: (&raw mut area_desc).expose_provenance() as u64,
             region_ptr: (&raw mut region_desc).expose_provenance() as u64,
+            // `rx_buf_len` and `event_desc`, which the crate takes for reserved.
+            __resv2: match arguments.buffer_size {
+                PAGE => 0,
+                bytes => u32::try_from(bytes)?,
+            },
             ..Default::default()
         };
-        // `event_desc`, which the crate takes for reserved.
         queue.__resv[0] = (&raw const event_desc).expose_provenance() as u64;
         ring.submitter()
             .register_ifq(&queue)

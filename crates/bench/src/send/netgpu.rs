@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{Arguments, Send, Slots};
 use crate::measure::Measurement;
+use crate::memory::Size;
 
 pub(super) struct Netgpu {
     socket: Socket,
@@ -25,7 +26,9 @@ impl Send for Netgpu {
         measurement: &mut Measurement,
     ) -> Result<Self> {
         let common = &arguments.common;
-        let memory = common.memory.allocate(slots.len(), measurement)?;
+        let memory = common
+            .memory
+            .allocate(slots.len(), Size::Base, measurement)?;
         let region = memory.register(&MemoryArea::new()?)?;
         let context = Context::open(&common.dev)?;
         context.attach(&region)?;
