@@ -45,9 +45,9 @@ lro() {
 }
 
 # merges PACKETS BUFFERS ADDRESS MTU: a stream comes in much fewer buffers than packets, by these counters. How many packets come in one
-# poll is up to the pace of the sender, which kernels with debugging slow down, too.
+# poll is up to the pace of the sender, which other guests and kernels with debugging slow down, too.
 merges() {
-	local packets buffers halves=6
+	local packets buffers halves=4
 	[ "${NETGPU_TEST_SLOW:-1}" = 1 ] || halves=3
 	packets=$(nic_counter "$1")
 	buffers=$(nic_counter "$2")
