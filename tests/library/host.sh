@@ -50,7 +50,7 @@ pkg_config_is_enough() {
 	# shellcheck disable=SC2046
 	cc -o "$ktap_tmp/program" ../lib/nodevice.c $(pkg-config --cflags --libs netgpu)
 	says_so env LD_LIBRARY_PATH="$top/build/lib" "$ktap_tmp/program"
-	[ "$(pkg-config --modversion netgpu)" = 1.0 ] || fail "it says another version"
+	[ "$(pkg-config --modversion netgpu)" = 1.1 ] || fail "it says another version"
 }
 
 static_library() {

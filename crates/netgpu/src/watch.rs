@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     fn watched() -> (Arc<ContextShared>, Watch, TcpStream, TcpStream) {
-        let context = ContextShared::fake(Vec::new());
+        let context = ContextShared::fake(Vec::new(), 4096);
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
         let peer = TcpStream::connect(listener.local_addr().expect("it is bound"))
             .expect("somebody listens");
