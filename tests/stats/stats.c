@@ -103,7 +103,8 @@ TEST_F(stats, begin_at_zero)
 	EXPECT_EQ(1U, s->context.queues);
 	EXPECT_EQ(1U, s->context.sockets);
 	EXPECT_EQ(1U, s->context.attached);
-	EXPECT_EQ(0U, s->context.aborted | s->context.revoked | s->context.reserved);
+	EXPECT_EQ(0U, s->context.aborted | s->context.revoked);
+	EXPECT_EQ(4096U, s->context.buffer_size);
 	EXPECT_EQ(0U, s->context.rx_zerocopy | s->context.rx_copied_split | s->context.rx_copied_no_room |
 		      s->context.rx_copied_unsplit | s->context.rx_zerocopy_packets | s->context.rx_copied_packets);
 	EXPECT_EQ(0U, s->context.tx_zerocopy | s->context.tx_sends | s->context.tx_copied | s->context.tx_copied_sends);
