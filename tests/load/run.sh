@@ -25,9 +25,9 @@ refused() {
 	! grep -q '^netgpu ' /proc/modules || fail "the module is there"
 }
 
-plan 9
+plan 8
 run loads
-for export in netif_mp_open_rxq net_mp_niov_set_dma_addr net_mp_niov_set_page_pool \
+for export in netif_mp_open_rxq net_mp_niov_set_page_pool \
 	net_mp_niov_clear_page_pool netdev_queue_get_dma_dev; do
 	run refused $export "net: export the memory provider interface"
 done
