@@ -103,6 +103,7 @@ unsafe fn put(ubuf: *mut Ubuf) {
 static UBUF_OPS: abi::ubuf_info_ops = abi::ubuf_info_ops {
     complete: Some(complete),
     link_skb: None,
+    unreadable: false,
 };
 
 /// Once for each reference that is dropped: by acknowledged packets, by the device. Any context. Without `zerocopy` bytes were
