@@ -9,12 +9,6 @@ cd "$(dirname "$0")" || exit 1
 . ../lib/check.sh
 . ../lib/transfer.sh
 
-# fate NAME: how many frames of both directions had it.
-fate() {
-	connectx '{"do":"fates"}'
-	echo "$answer" | tr ',{}' '\n\n\n' | awk -F: -v name="\"$1\"" '$1 == name { sum += $2 } END { print sum }'
-}
-
 # stream_in BYTES COMMAND...: a stream into netgpu; COMMAND runs when it is on its way.
 stream_in() {
 	local bytes="$1"

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <grp.h>
 #include <linux/bpf.h>
+#include <linux/filter.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/resource.h>
@@ -337,6 +338,14 @@ int loopback_pair(int fds[2])
 
 	return pair(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
 		    (struct sockaddr *)&addr, sizeof(addr), fds);
+}
+
+int deaf(int sock, bool on)
+{
+	struct sock_filter code = BPF_STMT(BPF_RET | BPF_K, 0);
+	struct sock_fprog program = { .len = 1, .filter = &code };
+
+	return setsockopt(sock, SOL_SOCKET, on ? SO_ATTACH_FILTER : SO_DETACH_FILTER, &program, sizeof(program)) ? -errno : 0;
 }
 
 void map(struct view *v, int fd, uint64_t offset, uint64_t len, uint32_t entries)

@@ -93,6 +93,9 @@ int tcp_pair(int domain, int fds[2]);
 /* A TCP connection over loopback. */
 int loopback_pair(int fds[2]);
 
+/* Has TCP on @sock drop whatever comes, or no longer. 0 or -errno. */
+int deaf(int sock, bool on);
+
 /* A ring as its user sees it. */
 struct view {
 	struct netgpu_ring *head;

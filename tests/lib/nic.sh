@@ -153,6 +153,12 @@ impair() {
 	connectx "{\"do\":\"impair\",\"from\":$from,\"impairment\":{$*}}"
 }
 
+# fate NAME: how many frames of both directions had it.
+fate() {
+	connectx '{"do":"fates"}'
+	echo "$answer" | tr ',{}' '\n\n\n' | awk -F: -v name="\"$1\"" '$1 == name { sum += $2 } END { print sum }'
+}
+
 # Undoes whatever was done to cable and ports by `connectx`.
 nic_well() {
 	connectx '{"do":"impair"}'
