@@ -67,6 +67,8 @@ pub(crate) struct Locked {
     pub(crate) context: Option<Late<Context>>,
     /// Receiving, if the socket has an rx ring.
     pub(crate) rx: Option<Rx>,
+    /// Number of the next send.
+    pub(crate) sends: u32,
 }
 
 /// What a socket counts, by its lock; see `struct netgpu_socket_stats`.
@@ -105,6 +107,7 @@ impl Socket {
             locked: SockCell::new(Locked {
                 context: Some(context.clone()),
                 rx,
+                sends: 0,
             }),
             stats: Stats::default(),
         }? Error))
@@ -148,6 +151,11 @@ impl Socket {
     /// Whether received bytes go to an rx ring.
     pub(crate) fn has_rx(&self) -> bool {
         self.rx_ring.is_some()
+    }
+
+    /// Wakes who polls for completions. Any context, also after the socket was closed.
+    pub(crate) fn wake(&self) {
+        self.sock.wake();
     }
 
     /// Whether a ring holds entries that user space has not read.

@@ -2,8 +2,8 @@
 
 //! Sending: sendmsg(2) with MSG_ZEROCOPY from a region, and the completions that follow.
 //!
-//! A send is an object of its own, to which every packet that is made of it refers. TCP keeps those until the peer has
-//! acknowledged them, the device until it has read them. Whoever drops the last reference, in any context, writes the
+//! A send is an object of its own, to which every packet that is made of it refers, or to one that holds it. TCP keeps those until the
+//! peer has acknowledged them, the device until it has read them. Whoever drops the last reference, in any context, writes the
 //! completion. Its place on the ring was reserved when the send began, so that nothing is left to fail then.
 
 use crate::{
@@ -13,16 +13,15 @@ use crate::{
         Table, //
     },
     ffi::{
+        inline::peek,
         late::Late,
         mapping::Mapping,
         send::{
             Message,
+            Room,
             SendRef, //
         },
-        sock::{
-            LockedSocket,
-            Sock, //
-        },
+        sock::LockedSocket,
         trace,
         uapi::{
             Completion,
@@ -61,12 +60,17 @@ pub(crate) struct Completions {
     ring: SpinLockIrq<Ring>,
 }
 
+/// Memory of sends that have finished that is kept for the next ones.
+const ROOMS: usize = 64;
+
+/// Completions for which interrupts are off at a time.
+const BATCH: usize = 32;
+
 struct Ring {
     producer: Producer<Mapping<Completion>>,
     /// Sends that have a place and have not finished.
     pending: u32,
-    /// Number of the next send.
-    next: u32,
+    rooms: KVec<Room>,
     counts: Counts,
 }
 
@@ -85,12 +89,12 @@ pub(crate) struct Counts {
 
 impl Completions {
     /// Completions that appear on `ring`.
-    pub(crate) fn new(ring: Mapping<Completion>) -> impl PinInit<Self> {
-        pin_init!(Self {
+    pub(crate) fn new(ring: Mapping<Completion>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
             ring <- new_spinlock_irq!(Ring {
                 producer: Producer::new(ring),
                 pending: 0,
-                next: 0,
+                rooms: KVec::with_capacity(ROOMS, GFP_KERNEL_ACCOUNT)?,
                 counts: Counts::default(),
             }, "netgpu::Completions::ring"),
         })
@@ -101,8 +105,9 @@ impl Completions {
         self.ring.lock().pending
     }
 
-    /// Reserves a place, for [`Self::finish`]. `ENOBUFS`: every place has a send that is unfinished or unread.
-    fn reserve(&self) -> Result {
+    /// Reserves a place, for [`Ring::finish`], and returns memory for the send if some is left of others. `ENOBUFS`: every place has
+    /// a send that is unfinished or unread.
+    fn reserve(&self) -> Result<Option<Room>> {
         let mut ring = self.ring.lock();
         let used = ring.producer.unread().saturating_add(ring.pending);
         if used >= ring.producer.memory().entries() {
@@ -110,15 +115,7 @@ impl Completions {
             return Err(code::ENOBUFS);
         }
         ring.pending += 1;
-        Ok(())
-    }
-
-    /// The number of a send that has queued its bytes.
-    fn number(&self) -> u32 {
-        let mut ring = self.ring.lock();
-        let number = ring.next;
-        ring.next = number.wrapping_add(1);
-        number
+        Ok(ring.rooms.pop())
     }
 
     /// What became of sends so far.
@@ -129,19 +126,19 @@ impl Completions {
             ..ring.counts
         }
     }
+}
 
-    /// Gives a place back, with or without a completion in it, of a send of `queued` bytes.
-    fn finish(&self, completion: Option<Completion>, queued: u32) {
-        let mut ring = self.ring.lock();
-        ring.pending -= 1;
+impl Ring {
+    /// Gives a place back, with or without a completion in it, which [`Producer::publish`] shows, of a send of `queued` bytes.
+    fn finish(&mut self, completion: Option<Completion>, queued: u32) {
+        self.pending -= 1;
         if let Some(completion) = completion {
             if completion.flags & COMPLETION_COPIED != 0 {
-                ring.counts.copied += 1;
-                ring.counts.copied_bytes += u64::from(queued);
+                self.counts.copied += 1;
+                self.counts.copied_bytes += u64::from(queued);
             }
             // Full only if user space moved its index back: then it is its own completion that is lost.
-            let _ = ring.producer.push(completion);
-            ring.producer.publish();
+            let _ = self.producer.push(completion);
         }
     }
 }
@@ -149,14 +146,12 @@ impl Completions {
 /// A send.
 pub(crate) struct Send {
     socket: Late<Socket>,
-    sock: Sock,
     /// Keeps the memory, which packets refer to, mapped and pinned.
     context: Late<Context>,
     /// Number of the send, once it has queued bytes.
     id: Atomic<u32>,
     /// Bytes that it has queued.
     queued: Atomic<u32>,
-    copied: Atomic<bool>,
 }
 
 /// A part of a region that is to be sent.
@@ -172,11 +167,6 @@ pub(crate) struct Span<'a> {
 }
 
 impl Send {
-    /// Some bytes had to be copied on their way.
-    pub(crate) fn copied(&self) {
-        self.copied.store(true, Relaxed);
-    }
-
     /// Cuts the `len` bytes at `addr` into parts of one region each and hands them to `take`, which says how many bytes it took, until it
     /// takes less than it got, or an address lies in no region.
     pub(crate) fn spans(&self, addr: usize, len: usize, mut take: impl FnMut(Span<'_>) -> usize) {
@@ -220,30 +210,54 @@ impl Send {
         );
     }
 
-    /// Nothing refers to the send any longer. Any context.
-    pub(crate) fn done(&self) {
-        let Some(completions) = self.socket.completions() else {
-            return;
-        };
+    /// The completion of a send that nothing refers to any longer, and how many bytes it had queued. [`None`] where it had none: its number
+    /// is another's.
+    fn completion(&self, copied: bool) -> (Option<Completion>, u32) {
         // Whoever set these dropped a reference later, so they are seen here.
-        let queued = self.queued.load(Relaxed);
+        let queued = peek(&self.queued);
         if queued == 0 {
-            completions.finish(None, 0);
-            return;
+            return (None, 0);
         }
-        let copied = self.copied.load(Relaxed);
         if copied {
             let counters = self.context.stats();
             counters.add(OfContext::TxCopied, queued.into());
             counters.add(OfContext::TxCopiedSends, 1);
         }
         let completion = Completion {
-            id: self.id.load(Relaxed),
+            id: peek(&self.id),
             flags: if copied { COMPLETION_COPIED } else { 0 },
         };
-        completions.finish(Some(completion), queued);
         trace::complete(self.context.id(), self.socket.id(), completion.id, copied);
-        self.sock.wake();
+        (Some(completion), queued)
+    }
+}
+
+/// Sends of one socket to which nothing refers any longer, each with its memory and whether bytes had to be copied on their way. Any
+/// context.
+pub(crate) fn done(sends: impl Iterator<Item = (Send, Room, bool)>) {
+    let mut sends = sends.peekable();
+    let Some((first, ..)) = sends.peek() else {
+        return;
+    };
+    // Holds the socket until its lock is given back.
+    let socket = first.socket.clone();
+    let Some(completions) = socket.completions() else {
+        return;
+    };
+    let mut any = false;
+    while sends.peek().is_some() {
+        let mut ring = completions.ring.lock();
+        for (send, room, copied) in sends.by_ref().take(BATCH) {
+            let (completion, queued) = send.completion(copied);
+            any |= completion.is_some();
+            ring.finish(completion, queued);
+            // Without a place for it, it is freed.
+            let _ = ring.rooms.push_within_capacity(room);
+        }
+        ring.producer.publish();
+    }
+    if any {
+        socket.wake();
     }
 }
 
@@ -282,21 +296,24 @@ pub(crate) fn send(locked: &mut LockedSocket<'_>, message: &mut Message<'_>) -> 
     if !locked.routed_over(context.device()?) {
         return Err(ENODEV);
     }
-    completions.reserve()?;
-    let send = SendRef::new(Send {
+    let room = match completions.reserve()? {
+        Some(room) => room,
+        None => Room::new().inspect_err(|_| completions.ring.lock().finish(None, 0))?,
+    };
+    let send = Send {
         socket: socket.clone(),
-        sock: locked.sock(),
         context,
         id: Atomic::new(0),
         queued: Atomic::new(0),
-        copied: Atomic::new(false),
-    })
-    .inspect_err(|_| completions.finish(None, 0))?;
+    };
+    let send = SendRef::new(send, room);
 
     // Our reference keeps the send from finishing before it has its number.
     let queued = locked.queue(message, &send)?;
     if queued > 0 {
-        send.id.store(completions.number(), Relaxed);
+        let state = locked.state();
+        send.id.store(state.sends, Relaxed);
+        state.sends = state.sends.wrapping_add(1);
         send.queued.store(queued, Relaxed);
         socket.stats.tx_zerocopy.add(queued.into());
         socket.stats.tx_sends.add(1);
@@ -322,6 +339,12 @@ mod tests {
         Some(Completion { id, flags: 0 })
     }
 
+    fn finish(completions: &Completions, completion: Option<Completion>, queued: u32) {
+        let mut ring = completions.ring.lock();
+        ring.finish(completion, queued);
+        ring.producer.publish();
+    }
+
     #[test]
     fn places_are_as_many_as_entries() -> Result {
         let (completions, mut consumer) = completions(16)?;
@@ -329,10 +352,10 @@ mod tests {
             assert!(completions.reserve().is_ok());
         }
         assert!(completions.reserve().is_err());
-        completions.finish(None, 0);
+        finish(&completions, None, 0);
         assert!(completions.reserve().is_ok());
         // A finished send keeps its place until it was read.
-        completions.finish(completion(7), 0);
+        finish(&completions, completion(7), 0);
         assert!(completions.reserve().is_err());
         assert_eq!(consumer.pop().map(|c| c.id), Some(7));
         assert!(completions.reserve().is_err());
@@ -348,16 +371,8 @@ mod tests {
         for _ in 0..3 {
             completions.reserve()?;
         }
-        assert_eq!(
-            [
-                completions.number(),
-                completions.number(),
-                completions.number()
-            ],
-            [0, 1, 2]
-        );
         for id in [1, 2, 0] {
-            completions.finish(completion(id), 0);
+            finish(&completions, completion(id), 0);
         }
         for id in [1, 2, 0] {
             assert_eq!(consumer.pop().map(|c| c.id), Some(id));
@@ -368,20 +383,35 @@ mod tests {
     }
 
     #[test]
+    fn memory_of_sends_is_used_again() -> Result {
+        let (completions, _consumer) = completions(1024)?;
+        assert!(completions.reserve()?.is_none());
+        let keep = |room| completions.ring.lock().rooms.push_within_capacity(room);
+        for _ in 0..ROOMS {
+            assert!(keep(Room::new()?).is_ok());
+        }
+        // Not of any number of them.
+        assert!(keep(Room::new()?).is_err());
+        for _ in 0..ROOMS {
+            assert!(completions.reserve()?.is_some());
+        }
+        assert!(completions.reserve()?.is_none());
+        Ok(())
+    }
+
+    #[test]
     fn copied_and_refused_sends_are_counted() -> Result {
         let (completions, _consumer) = completions(16)?;
         for _ in 0..16 {
             completions.reserve()?;
         }
         assert!(completions.reserve().is_err());
-        completions.finish(
-            Some(Completion {
-                id: 0,
-                flags: COMPLETION_COPIED,
-            }),
-            7,
-        );
-        completions.finish(completion(1), 9);
+        let copied = Completion {
+            id: 0,
+            flags: COMPLETION_COPIED,
+        };
+        finish(&completions, Some(copied), 7);
+        finish(&completions, completion(1), 9);
         let counts = completions.counts();
         assert_eq!((counts.pending, counts.refused), (14, 1));
         assert_eq!((counts.copied, counts.copied_bytes), (1, 7));

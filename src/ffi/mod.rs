@@ -10,7 +10,7 @@
 //! - [`device`], [`provider`], [`pages`]: a network device, the memory provider of its queues, and the network memory of both
 //! - [`host`], [`dmabuf`], [`gpu`]: what network memory is made of, mapped for a device; [`loan`]: that its owner may take it back;
 //!   [`drain`]: waiting until a device has read what it sends
-//! - [`sock`], [`ulp`], [`skb`], [`send`]: sockets, how they become ours, the packets that they receive, and what they send
+//! - [`sock`], [`ulp`], [`skb`], [`send`], [`ubuf`]: sockets, how they become ours, the packets that they receive, and what they send
 //!
 //! A function that C calls stands with the table that names it. It turns pointers into borrows and calls a safe one.
 
@@ -37,6 +37,7 @@ pub(crate) mod skb;
 pub(crate) mod sock;
 pub(crate) mod trace;
 pub(crate) mod uapi;
+mod ubuf;
 pub(crate) mod ulp;
 
 include!("../abi.rs");

@@ -6,9 +6,14 @@ use super::{
     abi,
     device::Device,
     late::Late,
-    pages::netmem_of,
+    pages::{
+        netmem_of,
+        niov_of,
+        Map, //
+    },
     skb::shared_info,
-    sock::LockedSocket, //
+    sock::LockedSocket,
+    ubuf::Ubuf, //
 };
 use crate::{
     context::Context,
@@ -19,54 +24,75 @@ use crate::{
     }, //
 };
 use core::{
+    mem::MaybeUninit,
     ops::Deref,
     ptr::NonNull, //
 };
 use kernel::{
-    bindings,
     container_of,
     error::{
-        code::EMSGSIZE,
+        code::{
+            EEXIST,
+            EMSGSIZE, //
+        },
         from_result,
         to_result, //
     },
     ffi::c_int,
     page::PAGE_SIZE,
     prelude::*,
-    sync::rcu,
-    types::Opaque, //
+    sync::rcu, //
 };
 
-/// A send: the stack's `struct ubuf_info`, and ours behind it.
+/// A send, and what its packets refer to.
 #[repr(C)]
-struct Ubuf {
-    head: Opaque<abi::ubuf_info>,
+struct Sending {
+    ubuf: Ubuf,
     send: Send,
+}
+
+/// Memory for a send.
+pub(crate) struct Room(KBox<MaybeUninit<Sending>>);
+
+// SAFETY: It is memory with nothing in it.
+unsafe impl core::marker::Send for Room {}
+
+impl Room {
+    /// Allocates it.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(KBox::new_uninit(GFP_KERNEL_ACCOUNT)?))
+    }
+
+    /// Takes a send out of its memory.
+    ///
+    /// # Safety
+    ///
+    /// `sending` is from [`SendRef::new`], and nobody refers to it any longer.
+    unsafe fn of(sending: *mut Sending) -> (Send, Self) {
+        // SAFETY: By this function's requirements.
+        let sending = unsafe { KBox::from_raw(sending) };
+        // SAFETY: As the box forgets what is in it, it is there once.
+        let send = unsafe { core::ptr::read(&sending.send) };
+        // SAFETY: It is a box of that size, which need not have anything in it.
+        let room = unsafe { KBox::from_raw(KBox::into_raw(sending).cast()) };
+        (send, Self(room))
+    }
 }
 
 /// The sender's reference to its send.
 ///
 /// # Invariants
 ///
-/// Holds an [`Ubuf`] from `KBox::into_raw()`, and one of the references that its head counts. [`put`] frees it with the last.
-pub(crate) struct SendRef(NonNull<Ubuf>);
+/// Holds a [`Sending`] from `KBox::into_raw()`, and a reference of its [`Ubuf`]. [`put`] takes it with the last.
+pub(crate) struct SendRef(NonNull<Sending>);
 
 impl SendRef {
-    /// Makes `send` something that packets can refer to. [`Send::done`] is called after the last reference.
-    pub(crate) fn new(send: Send) -> Result<Self> {
-        let mut head = abi::ubuf_info {
-            ops: &UBUF_OPS,
-            // As `SKBFL_ZEROCOPY_FRAG`, and who queues packets need not copy them.
-            flags: (abi::SKBFL_ZEROCOPY_ENABLE | abi::SKBFL_SHARED_FRAG | abi::SKBFL_DONT_ORPHAN)
-                as u8,
-            ..Default::default()
-        };
-        // SAFETY: Nobody else knows it yet.
-        unsafe { bindings::refcount_set((&raw mut head.refcnt).cast(), 1) };
-        let head = Opaque::new(head);
-        let ubuf = KBox::new(Ubuf { head, send }, GFP_KERNEL_ACCOUNT)?;
+    /// Makes `send` something that packets can refer to. [`tx::done`] gets it after the last reference.
+    pub(crate) fn new(send: Send, room: Room) -> Self {
+        let ubuf = Ubuf::new(&UBUF_OPS);
+        let sending = KBox::write(room.0, Sending { ubuf, send });
         // INVARIANT: `leak()` is `into_raw()` by another name; the one reference is ours.
-        Ok(Self(NonNull::from(KBox::leak(ubuf))))
+        Self(NonNull::from(KBox::leak(sending)))
     }
 }
 
@@ -82,28 +108,30 @@ impl Deref for SendRef {
 impl Drop for SendRef {
     fn drop(&mut self) {
         // SAFETY: By the type invariants the reference is ours.
-        unsafe { put(self.0.as_ptr()) };
+        unsafe { put(self.0.as_ptr().cast()) };
     }
 }
 
-/// Drops a reference to a send; the last one ends it. Any context.
+/// Drops a reference to a send; the last one ends it, and may end those that follow it. Any context.
 ///
 /// # Safety
 ///
-/// `ubuf` is from `KBox::into_raw()`, and the caller gives up a reference of its head.
+/// `ubuf` is the head of a [`Sending`], of which the caller gives up a reference.
 unsafe fn put(ubuf: *mut Ubuf) {
-    let head = ubuf.cast::<abi::ubuf_info>();
     // SAFETY: By this function's requirements.
-    if unsafe { bindings::refcount_dec_and_test((&raw mut (*head).refcnt).cast()) } {
-        // SAFETY: By this function's requirements, and nobody else refers to it any longer.
-        unsafe { KBox::from_raw(ubuf) }.send.done();
+    if let Some(ended) = unsafe { Ubuf::put(ubuf) } {
+        tx::done(ended.map(|(ubuf, copied)| {
+            // SAFETY: What follows a send is one, too, and nobody refers to these any longer.
+            let (send, room) = unsafe { Room::of(ubuf.cast()) };
+            (send, room, copied)
+        }));
     }
 }
 
 static UBUF_OPS: abi::ubuf_info_ops = abi::ubuf_info_ops {
     complete: Some(complete),
-    link_skb: None,
-    unreadable: false,
+    link_skb: Some(link),
+    unreadable: true,
 };
 
 /// Once for each reference that is dropped: by acknowledged packets, by the device. Any context. Without `zerocopy` bytes were
@@ -111,7 +139,7 @@ static UBUF_OPS: abi::ubuf_info_ops = abi::ubuf_info_ops {
 ///
 /// # Safety
 ///
-/// `ubuf` is the head of an [`Ubuf`], of which the caller gives up a reference.
+/// `ubuf` is the head of a [`Sending`], of which the caller gives up a reference.
 unsafe extern "C" fn complete(
     _packet: *mut abi::sk_buff,
     ubuf: *mut abi::ubuf_info,
@@ -119,11 +147,38 @@ unsafe extern "C" fn complete(
 ) {
     let ubuf = ubuf.cast::<Ubuf>();
     if !zerocopy {
-        // SAFETY: By this function's requirements; `send` is only ever borrowed shared.
-        unsafe { &(*ubuf).send }.copied();
+        // SAFETY: By this function's requirements.
+        unsafe { (*ubuf).set_copied() };
     }
     // SAFETY: By this function's requirements.
     unsafe { put(ubuf) };
+}
+
+/// The bytes of a send are to go to the end of `packet`.
+///
+/// # Safety
+///
+/// Called below [`LockedSocket::queue`], for the send that is queued there, and a packet of its socket that nobody has sent yet.
+unsafe extern "C" fn link(packet: *mut abi::sk_buff, ubuf: *mut abi::ubuf_info) -> c_int {
+    // SAFETY: By this function's requirements.
+    let shared = unsafe { &*shared_info(packet) };
+    // The stack has it refer to the send.
+    if u32::from(shared.flags) & abi::SKBFL_ZEROCOPY_ENABLE == 0 {
+        return 0;
+    }
+    // SAFETY: The packet refers to it, as the flag says.
+    let other = unsafe { shared.__bindgen_anon_2.destructor_arg }.cast::<abi::ubuf_info>();
+    if other == ubuf {
+        return 0;
+    }
+    // SAFETY: As above. What has our operations is the head of a `Sending`: of the same socket, as the packet is, which is locked.
+    let ours = unsafe {
+        core::ptr::eq((*other).ops, &UBUF_OPS) && Ubuf::follow(ubuf.cast(), other.cast())
+    };
+    match ours {
+        true => 0,
+        false => EEXIST.to_errno(),
+    }
 }
 
 /// Fills `skb` with the next `length` bytes of a message, as far as it has room for fragments.
@@ -140,7 +195,7 @@ unsafe extern "C" fn fill(
         // SAFETY: By this function's requirements; the send is held by `LockedSocket::queue()`.
         let send = unsafe {
             let msg = container_of!(from, abi::msghdr, msg_iter);
-            &(*(*msg).msg_ubuf.cast::<Ubuf>()).send
+            &(*(*msg).msg_ubuf.cast::<Sending>()).send
         };
         // SAFETY: By this function's requirements.
         unsafe { fill_from(send, skb, &mut *from, length) }.map(|()| 0)
@@ -190,8 +245,8 @@ const MANAGED: u8 = abi::SKBFL_MANAGED_FRAG_REFS as u8;
 ///
 /// # Invariants
 ///
-/// `skb` is a packet to which fragments may be added. `managed`: it has `SKBFL_MANAGED_FRAG_REFS`, so that fragments hold no buffers;
-/// its send, which it holds, has the context, and that the memory.
+/// `skb` is a packet to which fragments may be added, of sends from one context. `managed`: it has `SKBFL_MANAGED_FRAG_REFS`, so that
+/// fragments hold no buffers; the send that it refers to, and holds, has the context, and that the memory.
 struct Packet {
     skb: *mut abi::sk_buff,
     managed: bool,
@@ -201,7 +256,7 @@ struct Packet {
 impl Packet {
     /// # Safety
     ///
-    /// `skb` is a packet that is being made, of one send only.
+    /// `skb` is a packet that is being made, of sends of one socket.
     unsafe fn new(skb: *mut abi::sk_buff) -> Result<Self> {
         // SAFETY: By this function's requirements.
         let (shared, readable) = unsafe {
@@ -212,7 +267,7 @@ impl Packet {
         if shared.nr_frags != 0 && readable {
             return Err(EMSGSIZE);
         }
-        // INVARIANT: By this function's requirements.
+        // INVARIANT: By this function's requirements: all sends of a socket are from its context.
         Ok(Self {
             skb,
             managed: shared.flags & MANAGED != 0,
@@ -225,9 +280,24 @@ impl Packet {
         self.full
     }
 
-    /// Adds bytes. Returns how many it had room for. Buffers that are neighbours for the device, too, are one fragment.
+    /// Where the last fragment ends for the device, if it is of `map`.
+    fn end(&self, map: &Map) -> Option<usize> {
+        // SAFETY: By the type invariants.
+        let shared = unsafe { &*shared_info(self.skb) };
+        let last = usize::from(shared.nr_frags).checked_sub(1)?;
+        let last = shared.frags.get(last)?;
+        let niov = niov_of(last.netmem)?;
+        // SAFETY: It is a net_iov, which the packet holds, and of which the address does not change.
+        unsafe {
+            map.index_of(niov)?;
+            Some((*niov).desc.dma_addr + last.offset as usize + last.len as usize)
+        }
+    }
+
+    /// Adds bytes. Returns how many it had room for. What are neighbours for the device, too, is one fragment.
     fn add(&mut self, span: &Span<'_>) -> usize {
         let map = &span.attachment.map;
+        let mut end = self.end(map);
         // SAFETY: By the type invariants.
         let shared = unsafe { &mut *shared_info(self.skb) };
         // Memory that may be taken back has its fragments counted.
@@ -239,7 +309,7 @@ impl Packet {
             if managed {
                 shared.flags |= MANAGED;
             }
-        } else if self.managed != managed {
+        } else if self.managed && !managed {
             self.full = true;
             return 0;
         }
@@ -248,8 +318,6 @@ impl Packet {
         let mut offset = span.offset as usize;
         let mut done = 0;
         let mut pages = 0;
-        // Where the last fragment ends, for the device.
-        let mut end = None;
         for niov in map.niovs(span.index) {
             let len = (span.len - done).min(size - offset);
             if len == 0 {
@@ -265,7 +333,7 @@ impl Packet {
                         break;
                     };
                     let netmem = netmem_of(niov);
-                    if !managed {
+                    if !self.managed {
                         // SAFETY: As above.
                         unsafe { abi::__get_netmem(netmem) };
                     }

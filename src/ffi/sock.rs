@@ -296,12 +296,6 @@ impl<'a> LockedSocket<'a> {
         self.sk.as_ptr()
     }
 
-    /// A reference to the socket.
-    pub(crate) fn sock(&self) -> Sock {
-        // SAFETY: By the type invariants the socket is there.
-        unsafe { Sock::hold(self.sk) }
-    }
-
     /// What the lock guards.
     pub(crate) fn state(&mut self) -> &mut State {
         // SAFETY: By the type invariants the lock is held and no other `LockedSocket` is in use, so this is

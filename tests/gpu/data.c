@@ -573,4 +573,70 @@ TEST_F_TIMEOUT(storm, take_back, 36000)
 	}
 }
 
+/* While packets have bytes of both of two memories, and the peer has none of them. The sends are done, and the other memory serves on. */
+#define SENDS	60
+
+TEST_F(storm, shared_packets)
+{
+	const struct netgpu_completion *entries;
+	bool seen[SENDS] = {};
+	struct netgpu_attach_socket a;
+	int size = 4 << 20, one, i;
+
+	/* That of the first bytes of each packet, and the other. */
+	for (one = 0; one < 2; one++) {
+		struct some somes[2] = { some_open_at(variant->kind, LEN, LEN), some_open_at(variant->kind, 2 * LEN, LEN) };
+		int area = ng_open(), fd = ng_open(), pair[2];
+		struct view done;
+		char byte;
+
+		ASSERT_EQ(0, ng_bind(fd, nic_index()));
+		for (i = 0; i < 2; i++) {
+			ASSERT_EQ(i + 1, some_add(&somes[i], area, 0, LEN));
+			ASSERT_EQ(0, ng_attach_region(fd, area, i + 1));
+		}
+		ASSERT_EQ(0, tcp_pair(AF_INET, pair));
+		ASSERT_EQ(0, ng_attach_socket(fd, pair[0], 0, 64, &a));
+		map(&done, fd, a.completion_mmap_offset, a.completion_mmap_len, 64);
+		entries = (void *)((char *)done.head + NETGPU_RING_ENTRIES);
+		ASSERT_EQ(0, setsockopt(pair[0], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)));
+		ASSERT_EQ(0, deaf(pair[1], true));
+		for (i = 0; i < SENDS; i++)
+			ASSERT_EQ(300, send(pair[0], somes[i % 2].mem + i * 5000, 300, MSG_ZEROCOPY | MSG_NOSIGNAL | MSG_MORE));
+		EXPECT_EQ(0U, load(&done.head->producer));
+
+		EXPECT_EQ(0, some_take_back(&somes[one]));
+		if (variant->kind == DMABUF) {
+			EXPECT_TRUE(some_unused(&somes[one]));
+		}
+		EXPECT_TRUE(WAIT_FOR(load(&done.head->producer) == SENDS, 5000)) TH_LOG("%u are done", load(&done.head->producer));
+		for (i = 0; i < SENDS; i++) {
+			ASSERT_GT(SENDS, entries[i].id);
+			EXPECT_FALSE(seen[entries[i].id]);
+			seen[entries[i].id] = true;
+		}
+		EXPECT_EQ(ECONNABORTED, recv_error(pair[0]));
+		munmap(done.head, done.len);
+		close(pair[0]);
+		close(pair[1]);
+
+		ASSERT_EQ(0, tcp_pair(AF_INET, pair));
+		ASSERT_EQ(0, ng_attach_socket(fd, pair[0], 0, 64, &a));
+		EXPECT_EQ(-1, send(pair[0], somes[one].mem, 1, MSG_ZEROCOPY | MSG_NOSIGNAL));
+		EXPECT_EQ(EFAULT, errno);
+		((volatile char *)somes[!one].mem)[0] = pattern(one);
+		EXPECT_EQ(1, send(pair[0], somes[!one].mem, 1, MSG_ZEROCOPY | MSG_NOSIGNAL));
+		EXPECT_EQ(1, recv(pair[1], &byte, 1, 0));
+		EXPECT_EQ(pattern(one), byte);
+		close(pair[0]);
+		close(pair[1]);
+		close(fd);
+		close(area);
+		EXPECT_TRUE(WAIT_FOR(some_unused(&somes[!one]), 5000));
+		for (i = 0; i < 2; i++)
+			close(somes[i].fd);
+		memset(seen, 0, sizeof(seen));
+	}
+}
+
 TEST_HARNESS_MAIN

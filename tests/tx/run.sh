@@ -188,6 +188,18 @@ refused() {
 	grep -q "$NETGPU_PEER_ADDR4" "$work/send.err" || fail "the message does not name the address"
 }
 
+# Small sends over a cable that loses packets, doubles them and changes their order.
+small_over_a_bad_cable() {
+	defer nic_well
+	connectx '{"do":"seed","value":1}'
+	impair null '"drop":0.01,"duplicate":0.01,"reorder":0.02'
+	./small -t stream >"$work/small.out" 2>&1 || {
+		sed 's/^/# /' "$work/small.out"
+		fail "the stream did not come through"
+	}
+	[ "$(fate dropped)" -gt 0 ] || fail "nothing was dropped"
+}
+
 settings_stay() {
 	equal "settings" "$(nic_settings)" "$settings_at_first"
 }
@@ -199,7 +211,7 @@ nothing_is_left() {
 	check_log
 }
 
-plan 18
+plan 20
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -222,6 +234,8 @@ run interrupted
 run both_ways
 run refused
 nic_mtu 1500
+program small ./small
+run small_over_a_bad_cable
 run settings_stay
 run nothing_is_left
 finish
