@@ -42,6 +42,8 @@ struct NetGpu {
     _device: MiscDeviceRegistration<device::Handle>,
     /// After the work queue has come to rest: this waits until nobody is in code of the module.
     _ulp: ffi::ulp::Registration,
+    /// Before the other, on which its work may put more.
+    _softirq_queue: ffi::module::WorkQueue,
     _work_queue: ffi::module::WorkQueue,
     _debugfs: ffi::module::DebugFs,
 }
@@ -53,10 +55,12 @@ impl kernel::InPlaceModule for NetGpu {
             ffi::gpu::start();
             let debugfs = ffi::module::DebugFs::start();
             let work_queue = ffi::module::WorkQueue::start()?;
+            let softirq_queue = ffi::module::WorkQueue::start_softirq()?;
             let ulp = ffi::ulp::Registration::new()?;
             Ok(try_pin_init!(Self {
                 _device <- device::register(),
                 _ulp: ulp,
+                _softirq_queue: softirq_queue,
                 _work_queue: work_queue,
                 _debugfs: debugfs,
             }? Error))

@@ -35,6 +35,7 @@ pub(crate) mod rcu;
 pub(crate) mod send;
 pub(crate) mod skb;
 pub(crate) mod sock;
+mod soon;
 pub(crate) mod trace;
 pub(crate) mod uapi;
 mod ubuf;

@@ -22,11 +22,14 @@ use kernel::{
 /// The work queue, from [`WorkQueue::start`] until the module is gone.
 static WORK_QUEUE: Atomic<*mut bindings::workqueue_struct> = Atomic::new(core::ptr::null_mut());
 
-/// The module's own work queue: final drops happen there (see [`super::late`]).
+/// The one for softirq, likewise.
+static SOFTIRQ_QUEUE: Atomic<*mut bindings::workqueue_struct> = Atomic::new(core::ptr::null_mut());
+
+/// A work queue of the module's own: final drops happen on that of tasks (see [`super::late`]).
 ///
 /// # Invariants
 ///
-/// Holds a work queue that [`Self::start`] made and that [`WORK_QUEUE`] names.
+/// Holds a work queue that [`Self::start`] or [`Self::start_softirq`] made and that [`WORK_QUEUE`] or [`SOFTIRQ_QUEUE`] names.
 pub(crate) struct WorkQueue(NonNull<bindings::workqueue_struct>);
 
 // SAFETY: Work queues may be used from any thread.
@@ -35,18 +38,26 @@ unsafe impl Send for WorkQueue {}
 unsafe impl Sync for WorkQueue {}
 
 impl WorkQueue {
-    /// Starts the work queue. For module init, before anything that could need it.
+    /// Starts the work queue of tasks. For module init, before anything that could need it.
     pub(crate) fn start() -> Result<Self> {
-        // SAFETY: The name has no format directives.
-        let wq = unsafe {
-            bindings::alloc_workqueue_noprof(
-                c"netgpu".as_char_ptr(),
-                bindings::wq_flags_WQ_UNBOUND,
-                0,
-            )
-        };
+        Self::new(c"netgpu", bindings::wq_flags_WQ_UNBOUND, &WORK_QUEUE)
+    }
+
+    /// Starts the work queue of softirq, likewise.
+    pub(crate) fn start_softirq() -> Result<Self> {
+        let flags = bindings::wq_flags_WQ_BH | bindings::wq_flags_WQ_PERCPU;
+        Self::new(c"netgpu_bh", flags, &SOFTIRQ_QUEUE)
+    }
+
+    fn new(
+        name: &CStr,
+        flags: bindings::wq_flags,
+        place: &Atomic<*mut bindings::workqueue_struct>,
+    ) -> Result<Self> {
+        // SAFETY: The names have no format directives.
+        let wq = unsafe { bindings::alloc_workqueue_noprof(name.as_char_ptr(), flags, 0) };
         let wq = NonNull::new(wq).ok_or(ENOMEM)?;
-        WORK_QUEUE.store(wq.as_ptr(), Relaxed);
+        place.store(wq.as_ptr(), Relaxed);
         // INVARIANT: Stored just now, and by nobody else.
         Ok(Self(wq))
     }
@@ -65,6 +76,13 @@ pub(crate) fn work_queue() -> &'static Queue {
     let wq = WORK_QUEUE.load(Relaxed);
     // SAFETY: Callers hold objects that exist only between `WorkQueue::start()` and the end of the
     // module, which waits for them; so `wq` is a work queue, and stays one for as long as they need.
+    unsafe { Queue::from_raw(wq) }
+}
+
+/// The same in softirq: what is queued there in one is run before that ends.
+pub(super) fn softirq_queue() -> &'static Queue {
+    let wq = SOFTIRQ_QUEUE.load(Relaxed);
+    // SAFETY: As above.
     unsafe { Queue::from_raw(wq) }
 }
 

@@ -104,11 +104,16 @@ impl Sock {
     /// # Safety
     ///
     /// `sk` is a socket that somebody holds.
-    unsafe fn hold(sk: NonNull<abi::sock>) -> Self {
+    pub(super) unsafe fn hold(sk: NonNull<abi::sock>) -> Self {
         // SAFETY: By this function's requirements.
         unsafe { abi::netgpu_sock_hold(sk.as_ptr()) };
         // INVARIANT: Taken by the call above.
         Self(sk)
+    }
+
+    /// The socket itself, whose memory is there as long as `self`.
+    pub(super) fn as_raw(&self) -> NonNull<abi::sock> {
+        self.0
     }
 
     /// Detaches the socket from `socket` and aborts a connection that needs it. False: it was detached already. Sleeps.
@@ -240,6 +245,47 @@ impl Drop for SockLock {
     }
 }
 
+/// The lock of a socket as a softirq takes it: that a task may own it nevertheless is to be looked at.
+///
+/// # Invariants
+///
+/// Holds the spin lock that is part of it.
+pub(super) struct SoftLock<'a>(&'a Sock);
+
+impl<'a> SoftLock<'a> {
+    /// Takes the lock. In softirq only.
+    pub(super) fn new(sock: &'a Sock) -> Self {
+        // SAFETY: By the type invariants of `Sock`.
+        unsafe { abi::netgpu_bh_lock_sock(sock.0.as_ptr()) };
+        // INVARIANT: Taken by the call above.
+        Self(sock)
+    }
+
+    /// Whether a task owns the lock.
+    pub(super) fn is_owned(&self) -> bool {
+        // SAFETY: By the type invariants of `Sock`, and by ours.
+        unsafe { abi::netgpu_sock_owned_by_user(self.0 .0.as_ptr()) }
+    }
+
+    /// Our side of the socket, if it is attached and no task owns the lock.
+    pub(super) fn attached(&mut self) -> Option<LockedSocket<'_>> {
+        if self.is_owned() {
+            return None;
+        }
+        // SAFETY: By the type invariants, and as no task owns the lock; a socket that is locked is not destroyed.
+        let ulp = unsafe { Ulp::get(self.0 .0) }.filter(|ulp| ulp.is_attached())?;
+        // SAFETY: As above; the result borrows `self`.
+        Some(unsafe { LockedSocket::new(self.0 .0, ulp) })
+    }
+}
+
+impl Drop for SoftLock<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { abi::netgpu_bh_unlock_sock(self.0 .0.as_ptr()) };
+    }
+}
+
 /// State that the lock of the socket guards; reached through [`LockedSocket`] only.
 pub(crate) struct SockCell(UnsafeCell<State>);
 
@@ -301,6 +347,19 @@ impl<'a> LockedSocket<'a> {
         // SAFETY: By the type invariants the lock is held and no other `LockedSocket` is in use, so this is
         // the only way to the cell, and `&mut self` makes the reference the only one.
         unsafe { &mut *self.socket().locked.0.get() }
+    }
+
+    /// Whether it is a task that owns the lock, not a softirq that holds it.
+    pub(super) fn is_owned(&self) -> bool {
+        // SAFETY: By the type invariants.
+        unsafe { abi::netgpu_sock_owned_by_user(self.as_raw()) }
+    }
+
+    /// Bytes that wait on the socket.
+    pub(super) fn waiting(&self) -> u32 {
+        let tcp = self.as_raw().cast::<abi::tcp_sock>();
+        // SAFETY: By the type invariants the socket is there and locked; only TCP sockets are attached.
+        unsafe { (*tcp).rcv_nxt.wrapping_sub((*tcp).copied_seq) }
     }
 
     /// What TCP knows of the stream that is received.

@@ -9,9 +9,11 @@ use super::{
     send::Message,
     sock::{
         LockedSocket,
+        Sock,
         SockLock,
         SocketFile, //
     },
+    soon::Soon,
     trace, //
 };
 use crate::{
@@ -52,7 +54,8 @@ use kernel::{
             Relaxed,
             Release, //
         },
-        global_lock, //
+        global_lock,
+        Arc, //
     },
     task::Task,
     types::Opaque, //
@@ -67,6 +70,8 @@ pub(super) struct Ulp {
     base: *const abi::proto,
     data_ready: Option<unsafe extern "C" fn(*mut abi::sock)>,
     socket: Late<Socket>,
+    /// What delivers, if the socket has an rx ring.
+    soon: Option<Arc<Soon>>,
     /// Guarded by the socket lock.
     attached: Atomic<bool>,
 }
@@ -349,12 +354,18 @@ unsafe fn start(attach: &Attach<'_>) -> Result {
     if !near || (bound != 0 && bound != ifindex) {
         return Err(EXDEV);
     }
+    let soon = match attach.socket.has_rx() {
+        // SAFETY: As above.
+        true => Some(Soon::new(unsafe { Sock::hold(attach.sk) })?),
+        false => None,
+    };
     // INVARIANT: As the socket has it.
     let ulp = KBox::new(
         Ulp {
             base,
             data_ready: base_data_ready,
             socket: attach.socket.clone(),
+            soon,
             attached: Atomic::new(true),
         },
         GFP_KERNEL_ACCOUNT,
@@ -514,9 +525,9 @@ unsafe extern "C" fn sock_is_readable(sk: *mut abi::sock) -> abi::bool_ {
 unsafe extern "C" fn data_ready(sk: *mut abi::sock) {
     // SAFETY: By this function's requirements.
     let (sk, ulp) = unsafe { Ulp::of(sk) };
-    if ulp.socket.has_rx() {
+    if let Some(soon) = &ulp.soon {
         // SAFETY: By this function's requirements.
-        rx::ready(&mut unsafe { LockedSocket::new(sk, ulp) });
+        soon.ready(&mut unsafe { LockedSocket::new(sk, ulp) });
     } else {
         // SAFETY: By this function's requirements.
         unsafe { ulp.base_data_ready(sk) };

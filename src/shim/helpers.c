@@ -132,6 +132,21 @@ void netgpu_sock_put(struct sock *sk)
 	sock_put(sk);
 }
 
+void netgpu_bh_lock_sock(struct sock *sk)
+{
+	bh_lock_sock(sk);
+}
+
+void netgpu_bh_unlock_sock(struct sock *sk)
+{
+	bh_unlock_sock(sk);
+}
+
+bool netgpu_sock_owned_by_user(const struct sock *sk)
+{
+	return sock_owned_by_user_nocheck(sk);
+}
+
 int netgpu_sock_error(struct sock *sk)
 {
 	return sock_error(sk);
