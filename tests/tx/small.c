@@ -183,7 +183,8 @@ TEST_F(small, neighbours)
 		ASSERT_EQ(100, zerocopy(self, 50 + i * 100, 100, i < 639 ? MSG_MORE : 0));
 	ASSERT_EQ(64000U, arrived(self, 0, 64000));
 	EXPECT_TRUE(WAIT_FOR(in_order(self), 5000));
-	EXPECT_GE(50U, packets(self));
+	/* Of 1448 bytes; the kernel waits 200 ms for more, which a slow machine may need before the last one. */
+	EXPECT_GE(64U, packets(self));
 	TH_LOG("%u packets", packets(self));
 }
 
