@@ -205,7 +205,10 @@ impl Socket {
     /// Takes what is next on the ring.
     #[inline]
     fn pop(&mut self) -> Result<Option<Piece>, Error> {
-        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        // `ok_or()` would make the error each time, and drop it.
+        let Some(rx) = &mut self.rx else {
+            return Err(Error::NoRing("receiving"));
+        };
         let Some(delivery) = self.raw.pop() else {
             return Ok(None);
         };
@@ -313,7 +316,10 @@ impl Socket {
     /// [`Error::Socket`] when the connection has failed, or the memory is not in a region attached to the context;
     /// [`Error::NoRing`].
     pub fn try_send(&mut self, payload: &mut Payload) -> Result<usize, Error> {
-        let tx = self.tx.as_mut().ok_or(Error::NoRing("sending"))?;
+        // `ok_or()` would make the error each time, and drop it.
+        let Some(tx) = &mut self.tx else {
+            return Err(Error::NoRing("sending"));
+        };
         if payload.is_empty() {
             return Ok(0);
         }
@@ -346,7 +352,10 @@ impl Socket {
     ///
     /// [`Error::NoRing`].
     pub fn try_completion(&mut self) -> Result<Option<Completion>, Error> {
-        let tx = self.tx.as_mut().ok_or(Error::NoRing("sending"))?;
+        // `ok_or()` would make the error each time, and drop it.
+        let Some(tx) = &mut self.tx else {
+            return Err(Error::NoRing("sending"));
+        };
         while let Some(Finished { number, copied }) = self.raw.finished() {
             // A send that was not made through this library has no payload here.
             if let Some(payload) = tx.finish(number) {
@@ -438,8 +447,12 @@ impl Rx {
 impl Tx {
     /// Takes the payload of send number `id` out; [`None`] if there is no such unfinished send.
     fn finish(&mut self, id: u32) -> Option<Payload> {
-        let index = usize::try_from(id.wrapping_sub(self.oldest)).ok()?;
-        let payload = self.in_flight.get_mut(index)?.take();
+        if id != self.oldest {
+            let index = usize::try_from(id.wrapping_sub(self.oldest)).ok()?;
+            return self.in_flight.get_mut(index)?.take();
+        }
+        let payload = self.in_flight.pop_front()?;
+        self.oldest = self.oldest.wrapping_add(1);
         while let Some(None) = self.in_flight.front() {
             self.in_flight.pop_front();
             self.oldest = self.oldest.wrapping_add(1);

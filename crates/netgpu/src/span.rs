@@ -77,31 +77,28 @@ impl Extents {
 ///
 /// # Invariants
 ///
-/// The buffers lie in the region, were taken from its free ones, and no other value refers to them.
-pub struct Span {
+/// There is no other reference to the buffers.
+pub struct Span(Arc<Buffers>);
+
+/// Whole buffers of a region. Dropping it frees them.
+///
+/// # Invariants
+///
+/// They lie in the region, were taken from its free ones, and no other value names them.
+struct Buffers {
     region: Arc<RegionShared>,
     first: usize,
-    buffers: usize,
+    count: usize,
 }
 
-impl Span {
-    /// `buffers` buffers from `first` on have just been taken from the free ones of `region`.
-    pub(crate) fn new(region: Arc<RegionShared>, first: usize, buffers: usize) -> Self {
-        // INVARIANT: By what `Extents::take` returns.
-        Self {
-            region,
-            first,
-            buffers,
-        }
-    }
-
-    /// First byte of the region that is the span's.
+impl Buffers {
+    /// First byte of the region that is theirs.
     fn offset(&self) -> usize {
         self.first * self.region.buffer_size()
     }
 
-    /// The address that stands for the first byte. What lies there is reached through the span alone.
-    pub fn address(&self) -> usize {
+    /// The address that stands for the first byte.
+    fn address(&self) -> usize {
         self.region.memory().start() + self.offset()
     }
 
@@ -115,12 +112,57 @@ impl Span {
     }
 
     /// Number of bytes.
+    fn len(&self) -> usize {
+        self.count * self.region.buffer_size()
+    }
+
+    /// # Panics
+    ///
+    /// When the memory is not the CPU's.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: The bytes are mapped as long as `region` is, which `self` keeps, and initialised (by the kernel with
+        // zeros, or by the promise of `HostMemory::from_raw`). By the type invariant only who has a reference to `self` has them:
+        // nobody has a mutable slice of them but through a span borrowed mutably, which has the only reference, and no device
+        // writes to them, since it was not given them.
+        unsafe { slice::from_raw_parts(self.start().as_ptr(), self.len()) }
+    }
+}
+
+impl fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Span({:#x}, {} bytes)", self.address(), self.len())
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        self.region.free().give(self.first, self.count);
+    }
+}
+
+impl Span {
+    /// `count` buffers from `first` on have just been taken from the free ones of `region`.
+    pub(crate) fn new(region: Arc<RegionShared>, first: usize, count: usize) -> Self {
+        // INVARIANT: By what `Extents::take` returns, and the reference is the only one.
+        Self(Arc::new(Buffers {
+            region,
+            first,
+            count,
+        }))
+    }
+
+    /// The address that stands for the first byte. What lies there is reached through the span alone.
+    pub fn address(&self) -> usize {
+        self.0.address()
+    }
+
+    /// Number of bytes.
     #[expect(
         clippy::len_without_is_empty,
         reason = "a span is empty only where nobody sees it"
     )]
     pub fn len(&self) -> usize {
-        self.buffers * self.region.buffer_size()
+        self.0.len()
     }
 
     /// Copies `data` to `offset`, to whatever memory it is.
@@ -134,11 +176,11 @@ impl Span {
     /// When it does not fit.
     pub fn write(&mut self, offset: usize, data: &[u8]) -> Result<(), Error> {
         assert!(offset <= self.len() && data.len() <= self.len() - offset);
-        match self.region.memory() {
+        match self.region().memory() {
             Memory::Host(_) => self[offset..][..data.len()].copy_from_slice(data),
             Memory::DmaBuf(_) => return Err(Error::NoCopy),
             #[cfg(feature = "cuda")]
-            Memory::Cuda(memory) => memory.lock().write(self.offset() + offset, data)?,
+            Memory::Cuda(memory) => memory.lock().write(self.0.offset() + offset, data)?,
         }
         Ok(())
     }
@@ -154,11 +196,11 @@ impl Span {
     /// When there is not so much.
     pub fn read(&self, offset: usize, data: &mut [u8]) -> Result<(), Error> {
         assert!(offset <= self.len() && data.len() <= self.len() - offset);
-        match self.region.memory() {
+        match self.region().memory() {
             Memory::Host(_) => data.copy_from_slice(&self[offset..][..data.len()]),
             Memory::DmaBuf(_) => return Err(Error::NoCopy),
             #[cfg(feature = "cuda")]
-            Memory::Cuda(memory) => memory.lock().read(self.offset() + offset, data)?,
+            Memory::Cuda(memory) => memory.lock().read(self.0.offset() + offset, data)?,
         }
         Ok(())
     }
@@ -168,13 +210,14 @@ impl Span {
     pub(crate) fn surrender(mut self, size: usize) -> impl Iterator<Item = u64> + use<> {
         let start = self.address() as u64;
         let end = start + self.len() as u64;
-        // INVARIANT: The span is empty from here on, and dropping it frees nothing.
-        self.buffers = 0;
+        let buffers = Arc::get_mut(&mut self.0).expect("a span has the only reference");
+        // INVARIANT: None are named from here on, and dropping it frees nothing.
+        buffers.count = 0;
         (start..end).step_by(size)
     }
 
     pub(crate) fn region(&self) -> &Arc<RegionShared> {
-        &self.region
+        &self.0.region
     }
 
     /// Turns the bytes in `range` into a payload to send.
@@ -182,6 +225,7 @@ impl Span {
     /// # Panics
     ///
     /// When `range` is not within the span.
+    #[inline]
     pub fn into_payload(self, range: Range<usize>) -> Payload {
         assert!(
             range.start <= range.end && range.end <= self.len(),
@@ -189,7 +233,7 @@ impl Span {
             self.len()
         );
         Payload {
-            span: Arc::new(self),
+            buffers: self.0,
             range,
         }
     }
@@ -199,29 +243,21 @@ impl Deref for Span {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: The bytes are mapped as long as `region` is, which `self` keeps, and initialised (by the kernel with
-        // zeros, or by the promise of `HostMemory::from_raw`). By the type invariant they are ours alone: nobody has a
-        // mutable slice of them but through `&mut self`, and no device writes to them, since it was not given them.
-        unsafe { slice::from_raw_parts(self.start().as_ptr(), self.len()) }
+        self.0.bytes()
     }
 }
 
 impl DerefMut for Span {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: As for `deref()`, and `&mut self` excludes every other slice.
-        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.len()) }
+        // SAFETY: As for `Buffers::bytes()`. By the type invariant there is no other reference to the buffers, and `&mut self` excludes
+        // every other slice.
+        unsafe { slice::from_raw_parts_mut(self.0.start().as_ptr(), self.len()) }
     }
 }
 
 impl fmt::Debug for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Span({:#x}, {} bytes)", self.address(), self.len())
-    }
-}
-
-impl Drop for Span {
-    fn drop(&mut self) {
-        self.region.free().give(self.first, self.buffers);
+        self.0.fmt(f)
     }
 }
 
@@ -230,24 +266,27 @@ impl Drop for Span {
 /// Clones share the span. When the last one is back, [`Payload::into_span`] gives the span back to be filled anew.
 #[derive(Debug, Clone)]
 pub struct Payload {
-    span: Arc<Span>,
+    buffers: Arc<Buffers>,
     range: Range<usize>,
 }
 
 impl Payload {
     /// Number of bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.range.len()
     }
 
     /// Whether there are none.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 
     /// The address that stands for the first byte.
+    #[inline]
     pub fn address(&self) -> usize {
-        self.span.address() + self.range.start
+        self.buffers.address() + self.range.start
     }
 
     /// Leaves the first `count` bytes out from now on.
@@ -255,6 +294,7 @@ impl Payload {
     /// # Panics
     ///
     /// When there are fewer.
+    #[inline]
     pub fn advance(&mut self, count: usize) {
         assert!(
             count <= self.len(),
@@ -269,6 +309,7 @@ impl Payload {
     /// # Panics
     ///
     /// When there are fewer.
+    #[inline]
     pub fn head(&self, count: usize) -> Self {
         assert!(
             count <= self.len(),
@@ -277,7 +318,7 @@ impl Payload {
         );
         let range = self.range.start..self.range.start + count;
         Self {
-            span: self.span.clone(),
+            buffers: self.buffers.clone(),
             range,
         }
     }
@@ -287,9 +328,13 @@ impl Payload {
     /// # Errors
     ///
     /// The payload itself, if there are others.
-    pub fn into_span(self) -> Result<Span, Self> {
-        let Self { span, range } = self;
-        Arc::try_unwrap(span).map_err(|span| Self { span, range })
+    #[inline]
+    pub fn into_span(mut self) -> Result<Span, Self> {
+        match Arc::get_mut(&mut self.buffers) {
+            // INVARIANT: There is no other reference.
+            Some(_) => Ok(Span(self.buffers)),
+            None => Err(self),
+        }
     }
 }
 
@@ -297,7 +342,7 @@ impl Deref for Payload {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.span[self.range.clone()]
+        &self.buffers.bytes()[self.range.clone()]
     }
 }
 

@@ -388,23 +388,16 @@ impl Drop for Reservation {
     }
 }
 
-/// sendmsg(2) with `MSG_ZEROCOPY` of bytes that lie in regions of the socket's context, without waiting.
+/// send(2) with `MSG_ZEROCOPY` of bytes that lie in regions of the socket's context, without waiting.
 pub(crate) fn send_zerocopy(
     socket: BorrowedFd<'_>,
     address: usize,
     len: usize,
 ) -> io::Result<usize> {
-    let mut part = libc::iovec {
-        iov_base: ptr::with_exposed_provenance_mut(address),
-        iov_len: len,
-    };
-    // SAFETY: Zeros are a message without anything.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &mut part;
-    message.msg_iovlen = 1;
+    let bytes = ptr::with_exposed_provenance(address);
     let flags = libc::MSG_ZEROCOPY | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: The message is whole. The kernel only reads the bytes, and answers with an error where it cannot.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) };
+    // SAFETY: The kernel only reads the bytes, and answers with an error where it cannot.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes, len, flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
