@@ -184,6 +184,9 @@ struct Register {
     /// How much.
     #[arg(long, default_value_t = 128)]
     mib: usize,
+    /// Bytes of a buffer of netgpu's.
+    #[arg(long, default_value_t = receive::PAGE)]
+    buffer_size: usize,
     /// The NIC's port that it is registered for.
     #[arg(long)]
     dev: String,

@@ -15,6 +15,7 @@ use netgpu_cuda::{Gpu, GpuMemory};
 use crate::Register;
 use crate::measure::Label;
 use crate::memory::{Pages, Size, udmabuf};
+use crate::receive::PAGE;
 
 /// Memory to register, and with whom.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,16 +38,21 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
     let len = arguments.mib << 20;
     let gib = len as f64 / f64::from(1 << 30);
     if arguments.memory == Kind::IoUring {
-        let label = label("io-uring", "host");
+        let label = label("io-uring", "host", "");
         label.row("register-ms/GiB", milliseconds(io_uring(len)?) / gib);
         return Ok(());
     }
     let name = arguments.memory.to_possible_value();
-    let label = label("netgpu", name.as_ref().map_or("", |value| value.get_name()));
+    let memory = name.as_ref().map_or("", |value| value.get_name());
+    let tag = match arguments.buffer_size {
+        PAGE => String::new(),
+        bytes => format!("buffer-size={bytes}"),
+    };
+    let label = label("netgpu", memory, &tag);
     // Of who was measured before.
     until_unused()?;
     let area = MemoryArea::new()?;
-    let context = Context::open(&arguments.dev)?;
+    let context = Context::with_buffers(&arguments.dev, arguments.buffer_size)?;
     let memory = Allocated::new(arguments.memory, len)?;
 
     let free = free_memory()?;
@@ -77,13 +83,13 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
     Ok(())
 }
 
-fn label<'a>(path: &'a str, memory: &'a str) -> Label<'a> {
+fn label<'a>(path: &'a str, memory: &'a str, tag: &'a str) -> Label<'a> {
     Label {
         path,
         direction: "reg",
         memory,
         mtu: 0,
-        tag: "",
+        tag,
     }
 }
 
