@@ -27,6 +27,22 @@ use kernel::{
     }, //
 };
 
+/// Where the buffers of an attachment are for user space.
+#[derive(Clone, Copy)]
+pub(crate) struct Addresses {
+    start: u64,
+    /// Logarithm of the size of a buffer.
+    shift: u32,
+}
+
+impl Addresses {
+    /// The address of a byte of a buffer.
+    #[inline(always)]
+    pub(crate) fn of(self, index: u32, offset: u32) -> u64 {
+        self.start + (u64::from(index) << self.shift) + u64::from(offset)
+    }
+}
+
 /// A region that a context uses. Made by [`Map::attach`].
 #[pin_data]
 pub(crate) struct Attachment {
@@ -42,10 +58,13 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// The address of a byte of a buffer.
-    pub(crate) fn addr(&self, index: u32, offset: u32) -> u64 {
-        let start = self.map.region().span.start() as u64;
-        start + (u64::from(index) << self.map.size().shift()) + u64::from(offset)
+    /// The addresses of its buffers.
+    #[inline(always)]
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses {
+            start: self.map.region().span.start() as u64,
+            shift: self.map.size().shift(),
+        }
     }
 
     /// Number of the buffer that `addr` lies in. Safe to use as an index even while the CPU speculates.

@@ -176,15 +176,18 @@ impl Buffers {
         }
     }
 
-    /// User space gets the buffer, or another part of it, through the socket `slot`.
-    pub(crate) fn deliver(&self, index: u32, slot: Slot, shares: &Shares) {
+    /// User space gets the buffer, or another part of it, through the socket `slot`. Returns whether that is charged with it.
+    #[inline(always)]
+    pub(crate) fn deliver(&self, index: u32, slot: Slot, shares: &Shares) -> bool {
         let old = self.update(index, |by, count| {
             let by = if count == 0 { slot } else { by };
             Some(pack(by, count.wrapping_add(1)))
         });
-        if let Some((_, 0)) = old {
+        let first = matches!(old, Some((_, 0)));
+        if first {
             shares.charge(slot);
         }
+        first
     }
 
     /// User space gives back one of its counts.
@@ -291,15 +294,15 @@ mod tests {
     fn each_delivery_is_returned_once_and_charged_to_the_first() -> Result {
         let (buffers, shares) = buffers(1)?;
         assert_eq!(buffers.take_back(0, &shares), Ok(()));
-        buffers.deliver(0, 3, &shares);
-        buffers.deliver(0, 2, &shares);
+        assert!(buffers.deliver(0, 3, &shares));
+        assert!(!buffers.deliver(0, 2, &shares));
         assert_eq!((shares.held(2), shares.held(3)), (0, 1));
         assert_eq!(buffers.take_back(0, &shares), Ok(()));
         assert_eq!((shares.held(2), shares.held(3)), (0, 1));
         assert_eq!(buffers.take_back(0, &shares), Ok(()));
         assert_eq!((shares.held(2), shares.held(3)), (0, 0));
         assert_eq!(buffers.take_back(0, &shares), Err(NotHeld));
-        buffers.deliver(0, 2, &shares);
+        assert!(buffers.deliver(0, 2, &shares));
         assert_eq!((shares.held(2), shares.held(3)), (1, 0));
         assert_eq!(shares.donated.load(Relaxed), 1);
         Ok(())

@@ -98,13 +98,15 @@ impl CopyBuffer {
 /// The state of receiving on a socket.
 pub(crate) struct Rx {
     ring: Producer<Mapping<RxEntry>>,
-    /// The last entry, kept back while it may grow. The ring has room for it.
+    /// The last entry, which may grow until it is published.
     tail: Option<RxEntry>,
     copy: Option<CopyBuffer>,
     /// Bytes copied since delivery began.
     copied: usize,
     /// The buffers that the socket may hold, as it was then.
     share: u32,
+    /// So many of them it does not hold, if not more.
+    room: u32,
     stop: Option<Stop>,
     /// Why delivery has stopped, if user space has been told that more waits.
     stalled: Option<Stop>,
@@ -115,7 +117,21 @@ struct Place<'a> {
     attachment: &'a Attachment,
     index: u32,
     offset: u32,
+    /// Of the first.
+    addr: u64,
     len: u32,
+}
+
+impl<'a> Place<'a> {
+    fn new(attachment: &'a Attachment, index: u32, offset: u32, len: u32) -> Self {
+        Self {
+            attachment,
+            index,
+            offset,
+            addr: attachment.addresses().of(index, offset),
+            len,
+        }
+    }
 }
 
 impl Rx {
@@ -127,6 +143,7 @@ impl Rx {
             copy: None,
             copied: 0,
             share: 0,
+            room: 0,
             stop: None,
             stalled: None,
         }
@@ -146,62 +163,116 @@ impl Rx {
 
     /// Shows user space what was delivered. Returns whether there was anything.
     fn publish(&mut self) -> bool {
-        self.flush();
+        self.tail = None;
         self.ring.publish()
     }
 
-    #[inline(always)]
-    fn flush(&mut self) {
-        if let Some(tail) = self.tail.take() {
-            // There was room when `tail` was made, and nothing else takes it.
-            let _ = self.ring.push(tail);
+    /// Delivers bytes of a buffer, or tells why not.
+    fn deliver(
+        &mut self,
+        context: &Context,
+        socket: &Socket,
+        place: Place<'_>,
+        rcu: &rcu::Guard,
+    ) -> core::result::Result<(), Stop> {
+        if !place.attachment.map.is_live() {
+            return Err(Stop::Withdrawn);
         }
+        self.deliver_live(context, socket, place, rcu)
     }
 
-    /// Delivers bytes of a buffer, or tells why not. RCU is held, so that nobody takes the buffer from user space just before it
-    /// gets it.
+    /// Delivers bytes of a buffer whose memory was live under the RCU guard that is still held, so that nobody takes the buffer from
+    /// user space just before it gets it. Or tells why not.
     #[inline(always)]
-    fn deliver(
+    fn deliver_live(
         &mut self,
         context: &Context,
         socket: &Socket,
         place: Place<'_>,
         _rcu: &rcu::Guard,
     ) -> core::result::Result<(), Stop> {
-        let addr = place.attachment.addr(place.index, place.offset);
-        if !place.attachment.map.is_live() {
-            return Err(Stop::Withdrawn);
-        }
         if let Some(tail) = &mut self.tail {
             // Bytes that follow in the same buffer share its entry, and its count.
-            if place.offset != 0 && tail.addr + tail.len == addr {
+            if place.offset != 0 && tail.addr + tail.len == place.addr {
                 tail.len += u64::from(place.len);
+                self.ring.amend(*tail);
                 return Ok(());
             }
         }
-        if context.shares().held(socket.id()) >= self.share {
-            return Err(Stop::Share);
+        if self.room == 0 {
+            self.room = self
+                .share
+                .saturating_sub(context.shares().held(socket.id()));
+            if self.room == 0 {
+                return Err(Stop::Share);
+            }
         }
-        self.flush();
-        if self.ring.is_full() {
+        let entry = RxEntry {
+            addr: place.addr,
+            len: place.len.into(),
+        };
+        if self.ring.push(entry).is_err() {
             return Err(Stop::Ring);
         }
+        self.tail = Some(entry);
         // The reference first: from the count on user space may give it back.
         place.attachment.map.get(place.index);
-        place
-            .attachment
-            .buffers
-            .deliver(place.index, socket.id(), context.shares());
-        self.tail = Some(RxEntry {
-            addr,
-            len: place.len.into(),
-        });
+        let buffers = &place.attachment.buffers;
+        if buffers.deliver(place.index, socket.id(), context.shares()) {
+            self.room -= 1;
+        }
         Ok(())
     }
 
-    /// Delivers `part`, with `slack` in front of it, which fits. Returns how many bytes: none, if there is a reason to stop.
+    /// Delivers `part` and those of `pieces` that follow and are like it. Returns how many bytes; fewer than all set the reason to stop.
     #[inline(always)]
-    fn in_place<'a>(
+    fn parts<'a>(
+        &mut self,
+        context: &Context,
+        socket: &Socket,
+        mut part: Part<'a>,
+        pieces: &mut PieceIter<'a>,
+        rcu: &rcu::Guard,
+        tally: &mut Tally<'a>,
+    ) -> u32 {
+        let Part {
+            attachment, queue, ..
+        } = part;
+        if !attachment.map.is_live() {
+            self.stop = Some(Stop::Withdrawn);
+            return 0;
+        }
+        let addresses = attachment.addresses();
+        // A copy, which the compiler knows nobody else to change between atomic operations.
+        let mut near = pieces.clone();
+        let mut taken = 0;
+        loop {
+            let place = Place {
+                attachment,
+                index: part.index,
+                offset: part.offset,
+                addr: addresses.of(part.index, part.offset),
+                len: part.len,
+            };
+            if let Err(stop) = self.deliver_live(context, socket, place, rcu) {
+                self.stop = Some(stop);
+                break;
+            }
+            taken += part.len;
+            match near.next_like(&part) {
+                Some(next) => part = next,
+                None => break,
+            }
+        }
+        *pieces = near;
+        if taken > 0 {
+            tally.zerocopy(attachment, queue, taken);
+        }
+        taken
+    }
+
+    /// Delivers `part`, with `slack` in front of it, which fits. Returns how many bytes: none, if there is a reason to stop.
+    fn with_slack<'a>(
         &mut self,
         context: &Context,
         socket: &Socket,
@@ -213,18 +284,10 @@ impl Rx {
         let Part {
             attachment, index, ..
         } = part;
-        let place = Place {
-            attachment,
-            index,
-            offset: part.offset - slack.len() as u32,
-            len: part.len + slack.len() as u32,
-        };
-        let len = place.len;
+        let len = part.len + slack.len() as u32;
+        let place = Place::new(attachment, index, part.offset - slack.len() as u32, len);
         // As in `copy_some()`: the bytes first.
-        let written = match slack {
-            [] => Ok(()),
-            _ => attachment.map.write(index, place.offset, slack),
-        };
+        let written = attachment.map.write(index, place.offset, slack);
         let result = written
             .map_err(|_| Stop::Withdrawn)
             .and_then(|()| self.deliver(context, socket, place, rcu));
@@ -233,9 +296,7 @@ impl Rx {
             return 0;
         }
         tally.zerocopy(attachment, part.queue, part.len);
-        if !slack.is_empty() {
-            tally.copied(attachment, slack.len() as u32, Copied::Split);
-        }
+        tally.copied(attachment, slack.len() as u32, Copied::Split);
         len
     }
 
@@ -253,7 +314,7 @@ impl Rx {
         let why = match pieces.peek() {
             // The first bytes of a packet's payload stayed with its headers: they fit in front of the others.
             Some(Piece::Part(part)) if fits(context, data, &part) => {
-                let both = self.in_place(context, socket, data, part, rcu, tally);
+                let both = self.with_slack(context, socket, data, part, rcu, tally);
                 if both > 0 {
                     pieces.next();
                 }
@@ -325,12 +386,7 @@ impl Rx {
         };
         let data = data.get(..copy.room() as usize).unwrap_or(data);
         let len = data.len() as u32;
-        let place = Place {
-            attachment: &copy.attachment,
-            index: copy.index,
-            offset: copy.used,
-            len,
-        };
+        let place = Place::new(&copy.attachment, copy.index, copy.used, len);
         // The bytes first, which user space does not look at before `publish()`: the memory may be taken back at any time.
         let written = copy.attachment.map.write(copy.index, copy.used, data);
         let result = written
@@ -376,6 +432,7 @@ pub(crate) fn ready(locked: &mut LockedSocket<'_>) {
         rx.stop = None;
         rx.copied = 0;
         rx.share = context.shares().limit();
+        rx.room = 0;
         locked.read();
         let state = locked.state();
         let (Some(context), Some(rx)) = (&state.context, &mut state.rx) else {
@@ -438,7 +495,7 @@ pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Resu
             break;
         };
         taken += match piece {
-            Piece::Part(part) => rx.in_place(context, socket, &[], part, &rcu, &mut tally),
+            Piece::Part(part) => rx.parts(context, socket, part, &mut pieces, &rcu, &mut tally),
             Piece::Bytes(data) => rx.bytes(context, socket, data, &mut pieces, &rcu, &mut tally),
             Piece::Foreign => {
                 rx.stop = Some(Stop::Foreign);

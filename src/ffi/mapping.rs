@@ -283,6 +283,20 @@ mod tests {
     }
 
     #[test]
+    fn the_last_entry_can_be_amended_until_it_is_published() -> Result {
+        let (mut producer, mut consumer) = pair(16)?;
+        for entry in [1, 2] {
+            assert!(producer.push(entry).is_ok());
+        }
+        producer.amend(3);
+        producer.publish();
+        producer.amend(4);
+        assert_eq!(consumer.pop(), Some(1));
+        assert_eq!(consumer.pop(), Some(3));
+        Ok(())
+    }
+
+    #[test]
     fn a_false_producer_index_reads_as_empty() -> Result {
         let (_, mut consumer) = pair(16)?;
         for claim in [17, 1 << 31, u32::MAX] {

@@ -133,6 +133,33 @@ impl<'a> PieceIter<'a> {
         })
     }
 
+    /// Takes what is next if that, like `part`, which came last, lies in a buffer of that attachment and came through that queue.
+    #[inline(always)]
+    pub(crate) fn next_like(&mut self, part: &Part<'a>) -> Option<Part<'a>> {
+        let left = self.end - self.at;
+        let frag = self.frags.as_slice().first().filter(|_| left != 0)?;
+        let niov = niov_of(frag.netmem)?;
+        // SAFETY: The packet holds its fragments.
+        let index = unsafe { part.attachment.map.index_of(niov) }?;
+        // SAFETY: As above, and it is one of ours.
+        let queue = unsafe { queue_of(niov) };
+        if queue.map(core::ptr::from_ref) != part.queue.map(core::ptr::from_ref) {
+            return None;
+        }
+        self.frags.next();
+        // `part` was taken to its end: `at` is the start of this one.
+        let len = frag.len.min(left);
+        self.start += frag.len;
+        self.at += len;
+        Some(Part {
+            attachment: part.attachment,
+            index,
+            offset: frag.offset,
+            len,
+            queue,
+        })
+    }
+
     /// What is next, without taking it.
     #[inline(never)]
     pub(crate) fn peek(&self) -> Option<Piece<'a>> {

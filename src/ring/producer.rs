@@ -91,6 +91,13 @@ impl<M: Memory> Producer<M> {
         Ok(())
     }
 
+    /// Writes `entry` in place of the one that was pushed last, which the consumer has not seen.
+    pub(crate) fn amend(&mut self, entry: M::Entry) {
+        if self.next != self.published {
+            self.memory.write(self.next.wrapping_sub(1), entry);
+        }
+    }
+
     /// Shows the consumer everything that was pushed. Returns whether there was anything new.
     pub(crate) fn publish(&mut self) -> bool {
         let new = self.next != self.published;
