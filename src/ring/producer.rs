@@ -91,6 +91,23 @@ impl<M: Memory> Producer<M> {
         Ok(())
     }
 
+    /// Pushes those of `entries` that there is room for; returns how many.
+    pub(crate) fn extend(&mut self, entries: impl ExactSizeIterator<Item = M::Entry>) -> usize {
+        let used = self.next.wrapping_sub(self.consumed);
+        let mut room = (self.memory.entries() - used) as usize;
+        if room < entries.len() {
+            room = self.room() as usize;
+        }
+        let mut count = 0;
+        for entry in entries.take(room) {
+            self.memory.write(self.next.wrapping_add(count), entry);
+            count += 1;
+        }
+        // INVARIANT: There was room for as many.
+        self.next = self.next.wrapping_add(count);
+        count as usize
+    }
+
     /// Writes `entry` in place of the one that was pushed last, which the consumer has not seen.
     pub(crate) fn amend(&mut self, entry: M::Entry) {
         if self.next != self.published {

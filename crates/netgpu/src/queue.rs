@@ -192,10 +192,8 @@ impl QueueShared {
     /// As for [`Self::give_back`].
     pub(crate) unsafe fn give_back_all(&self, addresses: &[u64]) {
         let mut raw = self.raw();
-        for &address in addresses {
-            // SAFETY: By this function's requirements.
-            unsafe { raw.give(address) };
-        }
+        // SAFETY: By this function's requirements.
+        unsafe { raw.give_all(addresses) };
         raw.publish();
         drop(raw);
         self.context.room().more();

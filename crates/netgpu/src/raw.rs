@@ -170,6 +170,20 @@ impl Queue {
         }
     }
 
+    /// [`Self::give`] for each of `addresses`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::give`].
+    pub(crate) unsafe fn give_all(&mut self, addresses: &[u64]) {
+        let entry = |&addr: &u64| sys::netgpu_fill_entry { addr };
+        let pushed = match self.waiting.is_empty() {
+            true => self.ring.extend(addresses.iter().map(entry)),
+            false => 0,
+        };
+        self.waiting.extend(addresses[pushed..].iter().map(entry));
+    }
+
     /// Shows the kernel what was given, as far as there is room.
     #[inline(never)]
     pub fn publish(&mut self) {

@@ -117,6 +117,31 @@ proptest! {
         }
     }
 
+    /// Many at a time: as many as fit, in order, whatever was pushed and popped before.
+    #[test]
+    fn extending_pushes_what_fits(
+        (start, entries) in (index(), entries()),
+        steps in vec((0u32..40, 0usize..40), 1..60),
+    ) {
+        let words = Words::starting_at(start, entries);
+        let mut producer = Producer::starting_at(&words, start);
+        let mut consumer = Consumer::starting_at(&words, start);
+        let mut model = VecDeque::new();
+        let mut number = 0;
+        for (more, pops) in steps {
+            let room = entries - model.len() as u32;
+            let pushed = producer.extend((number..number + more).collect::<Vec<_>>().into_iter());
+            prop_assert_eq!(pushed as u32, more.min(room));
+            model.extend(number..number + pushed as u32);
+            number += pushed as u32;
+            prop_assert_eq!(producer.publish(), pushed > 0);
+            for _ in 0..pops {
+                prop_assert_eq!(consumer.pop(), model.pop_front());
+            }
+            consumer.release();
+        }
+    }
+
     /// Whatever the producer's word says, a consumer pops no more than some believable word promised, and never more
     /// than a ring's worth of it.
     #[test]
