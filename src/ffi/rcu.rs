@@ -4,6 +4,7 @@
 
 use core::ptr::NonNull;
 use kernel::{
+    bindings,
     prelude::*,
     sync::{
         atomic::{
@@ -50,7 +51,9 @@ impl<T> Rcu<T> {
     /// one another.
     pub(crate) fn replace(&self, value: KBox<T>) {
         let old = self.ptr.xchg(KBox::into_raw(value), Release);
-        rcu::synchronize_rcu();
+        // Who registers memory waits for this. As synchronize_net() does for who changes a device.
+        // SAFETY: May be called wherever one may sleep.
+        unsafe { bindings::synchronize_rcu_expedited() };
         // SAFETY: By the type invariants `old` comes from `KBox::into_raw()`; `xchg()` made it ours alone
         // but for readers, for whom we have waited.
         drop(unsafe { KBox::from_raw(old) });
