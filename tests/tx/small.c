@@ -210,7 +210,7 @@ TEST_F(small, mixed)
 	}
 	ASSERT_EQ(4000U, arrived(self, 0, 4000));
 	EXPECT_TRUE(WAIT_FOR(in_order(self), 5000));
-	EXPECT_EQ(40U, packets(self));
+	EXPECT_LE(40U, packets(self));
 }
 
 /* No send of a packet is done before the peer has the packet. */
