@@ -484,9 +484,9 @@ TEST(taken_back)
 	EXPECT_EQ(0, gpu_revoke(dmabuf));
 	traffic_stop(&traffic);
 	EXPECT_TRUE(WAIT_FOR(recv(r.pair[0], &byte, 1, MSG_DONTWAIT) < 0 && errno == ECONNABORTED, 5000));
-	ASSERT_EQ(0, ng_context_stats(r.fd, &stats));
-	EXPECT_EQ(1U, stats.revoked);
-	EXPECT_TRUE(gpu_unused(dmabuf));
+	/* A socket may meet the memory that is gone before the one who takes it back has counted it. */
+	EXPECT_TRUE(WAIT_FOR(!ng_context_stats(r.fd, &stats) && stats.revoked == 1, 5000));
+	EXPECT_TRUE(WAIT_FOR(gpu_unused(dmabuf), 5000));
 	receiver_close(&r);
 	nic_restore();
 }
