@@ -642,7 +642,8 @@ TEST_F(sock, closed_sender_ends_with_its_context)
 	EXPECT_EQ(-ENOENT, ng_detach_socket(self->fd, a.id));
 	close(self->area);
 	self->area = -1;
-	EXPECT_EQ(pinned, pinned_pages());
+	/* Those of the case before may have gone meanwhile, these not. */
+	EXPECT_LE(64, pinned_pages());
 	close(self->fd);
 	self->fd = -1;
 	EXPECT_TRUE(WAIT_FOR(pinned_pages() <= pinned - 64, 5000)) TH_LOG("%lld before, %lld after", pinned, pinned_pages());
