@@ -150,12 +150,13 @@ impl Piece {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        // SAFETY: PyO3 makes this the type's `bf_getbuffer`, and the next its `bf_releasebuffer`, for Python alone to call.
+        // SAFETY: PyO3 makes this the type's `bf_getbuffer`, and the next its `bf_releasebuffer`. No other code calls them, and Python's
+        // contract for the two (C API, "Buffer Object Structures") is the one asked for: a view of the caller's own, or null.
         unsafe { loan::get_buffer(&slf, slf.get().lend(), view, flags) }
     }
 
     unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
-        // SAFETY: As above.
+        // SAFETY: By the same contract Python comes here once for each view that `__getbuffer__` has filled, after its last use.
         unsafe { loan::release_buffer(view) };
     }
 
