@@ -221,7 +221,7 @@ impl Registration {
     /// Registers the protocol; sockets can be attached from here on. For module init, once.
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: Module init calls us once, before anyone attaches a socket.
-        unsafe { ATTACHING.init() };
+        unsafe { UNDERWAY.init() };
         for proto in &PROTOS {
             // SAFETY: As above.
             unsafe { proto.fill() };
@@ -260,16 +260,21 @@ struct Attach<'a> {
     socket: &'a Late<Socket>,
 }
 
-global_lock! {
-    /// Held while an attach is under way.
-    unsafe(uninit) static ATTACHING: Mutex<()> = ();
+/// An attach that is under way.
+struct Underway {
+    task: *mut bindings::task_struct,
+    /// The [`Attach`], which the task keeps on its stack.
+    attach: *const c_void,
 }
 
-/// The task whose attach is under way. ULP init has no argument: it knows its own attach by the task and the socket.
-static TASK: Atomic<*mut bindings::task_struct> = Atomic::new(core::ptr::null_mut());
+// SAFETY: Pointers, which only the task itself follows.
+unsafe impl Send for Underway {}
 
-/// The [`Attach`] of [`TASK`], which that task keeps on its stack.
-static ATTACH: Atomic<*mut c_void> = Atomic::new(core::ptr::null_mut());
+global_lock! {
+    /// The attaches that are under way. ULP init has no argument: it knows its own attach by the task and the socket. Held to look at
+    /// them only: an attach waits for the lock of its socket, which a program may keep for as long as it likes.
+    unsafe(uninit) static UNDERWAY: Mutex<KVec<Underway>> = KVec::new();
+}
 
 impl SocketFile {
     /// Attaches the socket to `device`, with `socket` as our side of it.
@@ -289,9 +294,12 @@ impl SocketFile {
         };
         value.set_is_kernel(true);
 
-        let _guard = ATTACHING.lock();
-        ATTACH.store((&raw const attach).cast_mut().cast(), Relaxed);
-        TASK.store(Task::current_raw(), Relaxed);
+        let task = Task::current_raw();
+        let underway = Underway {
+            task,
+            attach: (&raw const attach).cast(),
+        };
+        UNDERWAY.lock().push(underway, GFP_KERNEL)?;
         let raw = self.as_raw();
         // SAFETY: The socket lives while its file does, and its operations with it.
         let result = match unsafe { (*(&raw const (*raw).ops).read_volatile()).setsockopt } {
@@ -307,7 +315,12 @@ impl SocketFile {
             }),
             None => Err(EOPNOTSUPP),
         };
-        TASK.store(core::ptr::null_mut(), Relaxed);
+        let mut underway = UNDERWAY.lock();
+        underway.retain(|here| here.task != task);
+        if underway.is_empty() {
+            // With its memory: the module may be next to go.
+            *underway = KVec::new();
+        }
         result
     }
 }
@@ -319,12 +332,16 @@ impl SocketFile {
 /// `sk` is a TCP socket without a ULP, and the current task owns its lock.
 unsafe extern "C" fn init(sk: *mut abi::sock) -> c_int {
     from_result(|| {
+        let task = Task::current_raw();
+        let attach = UNDERWAY
+            .lock()
+            .iter()
+            .find(|here| here.task == task)
+            .map(|here| here.attach);
         // TCP_ULP from user space: a socket is attached through the context only.
-        if TASK.load(Relaxed) != Task::current_raw() {
-            return Err(EOPNOTSUPP);
-        }
-        // SAFETY: The task is below `SocketFile::attach()`, where what it stored is still on its stack.
-        let attach = unsafe { &*ATTACH.load(Relaxed).cast::<Attach<'_>>() };
+        let attach = attach.ok_or(EOPNOTSUPP)?;
+        // SAFETY: The task is below `SocketFile::attach()`, where what it named is still on its stack.
+        let attach = unsafe { &*attach.cast::<Attach<'_>>() };
         if attach.sk.as_ptr() != sk {
             return Err(EOPNOTSUPP);
         }

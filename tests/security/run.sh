@@ -31,7 +31,7 @@ no_addresses_in_the_log() {
 	! dmesg | grep -i netgpu | grep -qE '(^|[^0-9a-f])ffff[0-9a-f]{12}' || fail "$(dmesg | grep -i netgpu)"
 }
 
-plan 7
+plan 8
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -40,6 +40,7 @@ run udev_rule
 program rights ./rights
 program hostile ./hostile
 program routes ./routes
+program locks ./locks
 run no_addresses_in_the_log
 run nothing_is_left
 finish
