@@ -42,7 +42,6 @@ struct NetGpu {
     _device: MiscDeviceRegistration<device::Handle>,
     /// After the work queue has come to rest: this waits until nobody is in code of the module.
     _ulp: ffi::ulp::Registration,
-    /// Before the other, on which its work may put more.
     _softirq_queue: ffi::module::WorkQueue,
     _work_queue: ffi::module::WorkQueue,
     _debugfs: ffi::module::DebugFs,

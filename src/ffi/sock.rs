@@ -111,11 +111,6 @@ impl Sock {
         Self(sk)
     }
 
-    /// The socket itself, whose memory is there as long as `self`.
-    pub(super) fn as_raw(&self) -> NonNull<abi::sock> {
-        self.0
-    }
-
     /// Detaches the socket from `socket` and aborts a connection that needs it. False: it was detached already. Sleeps.
     pub(crate) fn abort(&self, socket: &Late<Socket>) -> bool {
         let sk = self.0.as_ptr();

@@ -7,14 +7,10 @@
 
 use super::{
     inline::peek,
-    module::{
-        softirq_queue,
-        work_queue, //
-    },
+    module::softirq_queue,
     sock::{
         LockedSocket,
         Sock,
-        SockLock,
         SoftLock, //
     },
 };
@@ -39,22 +35,21 @@ use kernel::{
 /// Most bytes that wait for the end of the softirq: who reads on another CPU may be without work meanwhile.
 const MOST: u32 = 256 * 1024;
 
-/// Delivers from a socket.
+/// Delivers from a socket. What changes does so under the spin lock in the socket's lock.
 #[pin_data]
 pub(super) struct Soon {
     sock: Sock,
-    /// `soft` is queued. By the spin lock in the socket's lock.
+    /// `work` is queued.
     queued: Atomic<bool>,
+    /// `work` has found that a task owns the lock. That task delivers when it gives the lock back: for how long it keeps it is a
+    /// program's to say, and nobody else is to wait for that.
+    owed: Atomic<bool>,
     #[pin]
-    soft: Work<Soon, 0>,
-    /// For when `soft` finds that a task owns the lock.
-    #[pin]
-    task: Work<Soon, 1>,
+    work: Work<Soon>,
 }
 
 impl_has_work! {
-    impl HasWork<Self, 0> for Soon { self.soft }
-    impl HasWork<Self, 1> for Soon { self.task }
+    impl HasWork<Self> for Soon { self.work }
 }
 
 impl Soon {
@@ -64,8 +59,8 @@ impl Soon {
             pin_init!(Self {
                 sock,
                 queued: Atomic::new(false),
-                soft <- new_work!("netgpu::Soon::soft"),
-                task <- new_work!("netgpu::Soon::task"),
+                owed: Atomic::new(false),
+                work <- new_work!("netgpu::Soon::work"),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -77,33 +72,28 @@ impl Soon {
             rx::ready(locked);
         } else if !peek(&self.queued) {
             self.queued.store(true, Relaxed);
-            let _ = softirq_queue().enqueue::<_, 0>(self.clone());
+            let _ = softirq_queue().enqueue(self.clone());
+        }
+    }
+
+    /// The task that owns the lock is about to give it back.
+    pub(super) fn released(&self, locked: &mut LockedSocket<'_>) {
+        if peek(&self.owed) {
+            self.owed.store(false, Relaxed);
+            rx::ready(locked);
         }
     }
 }
 
-impl WorkItem<0> for Soon {
+impl WorkItem for Soon {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
         let mut lock = SoftLock::new(&this.sock);
         this.queued.store(false, Relaxed);
         if lock.is_owned() {
-            drop(lock);
-            let _ = work_queue().enqueue::<_, 1>(this);
+            this.owed.store(true, Relaxed);
         } else if let Some(mut locked) = lock.attached() {
-            rx::ready(&mut locked);
-        }
-    }
-}
-
-impl WorkItem<1> for Soon {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        // SAFETY: `this` holds the socket for longer than the lock. This is a task.
-        let mut lock = unsafe { SockLock::new(this.sock.as_raw()) };
-        if let Some(mut locked) = lock.attached() {
             rx::ready(&mut locked);
         }
     }

@@ -193,6 +193,7 @@ impl Proto {
             (*ours).recvmsg = Some(recvmsg);
             (*ours).sendmsg = Some(sendmsg);
             (*ours).sock_is_readable = Some(sock_is_readable);
+            (*ours).release_cb = Some(release_cb);
         }
     }
 }
@@ -548,5 +549,24 @@ unsafe extern "C" fn data_ready(sk: *mut abi::sock) {
     } else {
         // SAFETY: By this function's requirements.
         unsafe { ulp.base_data_ready(sk) };
+    }
+}
+
+/// A task gives the socket's lock back, or works off the backlog. Never sleeps.
+///
+/// # Safety
+///
+/// `sk` is attached, and the task owns its lock and has the spin lock in it.
+unsafe extern "C" fn release_cb(sk: *mut abi::sock) {
+    // SAFETY: By this function's requirements.
+    let (unlocked, ulp) = unsafe { Ulp::of(sk) };
+    if let Some(soon) = &ulp.soon {
+        // SAFETY: By this function's requirements.
+        soon.released(&mut unsafe { LockedSocket::new(unlocked, ulp) });
+    }
+    // SAFETY: `base` is a protocol of the kernel.
+    if let Some(release_cb) = unsafe { (*ulp.base).release_cb } {
+        // SAFETY: By this function's requirements it is the socket's protocol.
+        unsafe { release_cb(sk) };
     }
 }
