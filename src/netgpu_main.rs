@@ -40,7 +40,7 @@ module! {
 struct NetGpu {
     #[pin]
     _device: MiscDeviceRegistration<device::Handle>,
-    /// After the work queue has come to rest: this waits until nobody is in code of the module.
+    /// Before the work queues: this waits until nobody is in code of the module but their work.
     _ulp: ffi::ulp::Registration,
     _softirq_queue: ffi::module::WorkQueue,
     _work_queue: ffi::module::WorkQueue,

@@ -251,6 +251,10 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: By the type invariants. Each socket of the protocol holds the module, so there is none.
         unsafe { abi::tcp_unregister_ulp(OPS.0.get()) };
+        // Whoever gave up the last reference may be in code of the module yet, on its way out. That has waited for those in softirq; these
+        // are tasks, preempted there.
+        // SAFETY: This is a task, which may sleep.
+        unsafe { abi::netgpu_synchronize_rcu_tasks() };
     }
 }
 

@@ -5,6 +5,7 @@
 #include <linux/io.h>
 #include <linux/kmod.h>
 #include <linux/percpu.h>
+#include <linux/rcupdate.h>
 
 #include "shim.h"
 
@@ -76,6 +77,11 @@ struct net *netgpu_dev_net(const struct net_device *dev)
 struct net *netgpu_sock_net(const struct sock *sk)
 {
 	return sock_net(sk);
+}
+
+void netgpu_synchronize_rcu_tasks(void)
+{
+	synchronize_rcu_tasks();
 }
 
 bool netgpu_mapping_can_writeback(struct address_space *mapping)

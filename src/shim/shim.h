@@ -84,6 +84,7 @@ bool netgpu_qdisc_run_begin(struct Qdisc *qdisc);
 void netgpu_qdisc_run_end(struct Qdisc *qdisc);
 struct net *netgpu_dev_net(const struct net_device *dev);
 struct net *netgpu_sock_net(const struct sock *sk);
+void netgpu_synchronize_rcu_tasks(void);
 bool netgpu_mapping_can_writeback(struct address_space *mapping);
 bool netgpu_dma_need_sync(struct device *dev, dma_addr_t addr);
 void netgpu_memcpy_to_page(struct page *page, size_t offset, const char *from, size_t len);
