@@ -107,6 +107,7 @@ trace_events() {
 	traced stall "context=[0-9]+ socket=0 reason=ring"
 	traced send "context=[0-9]+ socket=0 id=0 len=10000"
 	traced complete "context=[0-9]+ socket=0 id=0 copied=0"
+	! grep -qiE '(^|[^0-9a-f])ffff[0-9a-f]{12}' "$ktap_tmp/trace" || fail "that is an address of the kernel"
 	check_log
 }
 
