@@ -293,6 +293,9 @@ pub(crate) fn send(locked: &mut LockedSocket<'_>, message: &mut Message<'_>) -> 
     if !message.lies_within(&context) {
         return Err(EFAULT);
     }
+    if locked.is_opened_by(message) {
+        return Err(code::EOPNOTSUPP);
+    }
     if !locked.routed_over(context.device()?) {
         return Err(ENODEV);
     }

@@ -456,6 +456,16 @@ impl LockedSocket<'_> {
         }
     }
 
+    /// Whether `message` is to open the connection (TCP Fast Open). TCP copies what goes with a SYN, from where the process has its
+    /// addresses, whatever the region there is of.
+    pub(crate) fn is_opened_by(&self, message: &Message<'_>) -> bool {
+        let sk = self.as_raw().cast::<abi::tcp_sock>();
+        // SAFETY: By the type invariants the socket is there, and one of TCP. Others change bits of the word by atomics.
+        let flags = unsafe { (&raw const (*sk).inet_conn.icsk_inet.inet_flags).read_volatile() };
+        message.raw.msg_flags & abi::MSG_FASTOPEN != 0
+            || flags & (1 << abi::INET_FLAGS_DEFER_CONNECT) != 0
+    }
+
     /// Queues `message`, in packets that refer to `send`. Returns how many bytes. Lets go of the socket's lock while it waits for
     /// room.
     pub(crate) fn queue(&mut self, message: &mut Message<'_>, send: &SendRef) -> Result<u32> {

@@ -3,8 +3,10 @@
 #include "helpers.h"
 #include "kselftest_harness.h"
 
+#include <arpa/inet.h>
 #include <linux/bpf.h>
 #include <net/if.h>
+#include <netinet/tcp.h>
 
 #define OTHER	"other0"
 
@@ -115,6 +117,32 @@ TEST_F_TIMEOUT(routes, socket_is_bound_elsewhere, 60)
 	sh("ip netns exec peer ip -6 address replace $NETGPU_PEER_ADDR6/64 dev $NETGPU_PEER_DEV nodad");
 	ASSERT_TRUE(nic_works());
 	EXPECT_TRUE(arrives(self));
+}
+
+/* What is sent with a SYN would be copied, from whatever the process has at the addresses of the region. */
+TEST_F(routes, fast_open)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(9) };
+	struct netgpu_attach_socket a;
+	int one = 1, fds[2];
+
+	ASSERT_EQ(1, inet_pton(AF_INET, getenv("NETGPU_PEER_ADDR4"), &to.sin_addr));
+	/* Also without a cookie. */
+	ASSERT_EQ(0, sh("echo 0x5 >/proc/sys/net/ipv4/tcp_fastopen"));
+	for (int i = 0; i < 2; i++) {
+		fds[i] = socket(AF_INET, SOCK_STREAM, 0);
+		ASSERT_EQ(0, ng_attach_socket(self->fd, fds[i], 0, RING, &a));
+	}
+	EXPECT_EQ(-1, sendto(fds[0], self->mem, 100, MSG_ZEROCOPY | MSG_FASTOPEN, (struct sockaddr *)&to, sizeof(to)));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	/* The same, when connect(2) leaves it to the first send. */
+	ASSERT_EQ(0, setsockopt(fds[1], IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &one, sizeof(one)));
+	ASSERT_EQ(0, connect(fds[1], (struct sockaddr *)&to, sizeof(to)));
+	EXPECT_EQ(-1, send(fds[1], self->mem, 100, MSG_ZEROCOPY));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	for (int i = 0; i < 2; i++)
+		close(fds[i]);
+	ASSERT_EQ(0, sh("echo 0x1 >/proc/sys/net/ipv4/tcp_fastopen"));
 }
 
 /* A link that holds a program which sends what leaves by device @from over device @to. */

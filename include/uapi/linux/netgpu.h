@@ -340,9 +340,10 @@ struct netgpu_open_queue {
  * With a completion ring, sendmsg(2) with MSG_ZEROCOPY sends from the context's
  * regions: -EFAULT when some byte lies outside, -ENOBUFS while as many sends
  * are unfinished or unread as the ring has entries, -ENODEV when the connection
- * does not lead over the context's device. poll(2) reports POLLIN while the ring
- * holds entries, so read(2) on such a socket should not block. Without
- * MSG_ZEROCOPY data is copied as on any socket.
+ * does not lead over the context's device, -EOPNOTSUPP when the send would open it
+ * (TCP Fast Open). poll(2) reports POLLIN while the ring holds entries, so read(2)
+ * on such a socket should not block. Without MSG_ZEROCOPY data is copied as on any
+ * socket.
  *
  * Whoever else takes bytes of the stream, as splice(2) does, takes them away from
  * the rx ring.
