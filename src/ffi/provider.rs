@@ -217,9 +217,9 @@ unsafe fn refusal(
 
 /// What page pools call.
 pub(super) static OPS: abi::memory_provider_ops = abi::memory_provider_ops {
-    alloc_netmems: Some(alloc_netmems),
+    alloc_netmems: Some(netgpu_alloc_netmems),
     release_netmem: Some(release_netmem),
-    init: Some(init),
+    init: Some(netgpu_pool_init),
     destroy: Some(destroy),
     nl_fill: Some(nl_fill),
     uninstall: Some(uninstall),
@@ -238,7 +238,8 @@ unsafe fn queue_of<'a>(queue: *mut c_void) -> ArcBorrow<'a, Queue> {
 /// # Safety
 ///
 /// `pool` is a pool of a queue of ours that is being opened or open.
-unsafe extern "C" fn init(pool: *mut abi::page_pool) -> c_int {
+#[no_mangle]
+unsafe extern "C" fn netgpu_pool_init(pool: *mut abi::page_pool) -> c_int {
     // SAFETY: By this function's requirements; nobody uses the pool yet.
     let (queue, params, maps) = unsafe {
         (
@@ -271,7 +272,7 @@ unsafe extern "C" fn init(pool: *mut abi::page_pool) -> c_int {
 ///
 /// # Safety
 ///
-/// `pool` is a pool of ours; gives up the reference of [`init`].
+/// `pool` is a pool of ours; gives up the reference of [`netgpu_pool_init`].
 unsafe extern "C" fn destroy(pool: *mut abi::page_pool) {
     // SAFETY: By this function's requirements.
     drop(unsafe { Arc::from_raw((*pool).mp_priv.cast::<Queue>().cast_const()) });
@@ -287,7 +288,11 @@ fn batch(size: BufferSize) -> u32 {
 /// # Safety
 ///
 /// `pool` is a pool of ours.
-unsafe extern "C" fn alloc_netmems(pool: *mut abi::page_pool, _gfp: abi::gfp_t) -> abi::netmem_ref {
+#[no_mangle]
+unsafe extern "C" fn netgpu_alloc_netmems(
+    pool: *mut abi::page_pool,
+    _gfp: abi::gfp_t,
+) -> abi::netmem_ref {
     let Some(pool) = NonNull::new(pool) else {
         return 0;
     };

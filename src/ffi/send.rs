@@ -130,7 +130,7 @@ unsafe fn put(ubuf: *mut Ubuf) {
 
 static UBUF_OPS: abi::ubuf_info_ops = abi::ubuf_info_ops {
     complete: Some(complete),
-    link_skb: Some(link),
+    link_skb: Some(netgpu_send_link),
     unreadable: true,
 };
 
@@ -159,7 +159,11 @@ unsafe extern "C" fn complete(
 /// # Safety
 ///
 /// Called below [`LockedSocket::queue`], for the send that is queued there, and a packet of its socket that nobody has sent yet.
-unsafe extern "C" fn link(packet: *mut abi::sk_buff, ubuf: *mut abi::ubuf_info) -> c_int {
+#[no_mangle]
+unsafe extern "C" fn netgpu_send_link(
+    packet: *mut abi::sk_buff,
+    ubuf: *mut abi::ubuf_info,
+) -> c_int {
     // SAFETY: By this function's requirements.
     let shared = unsafe { &*shared_info(packet) };
     // The stack has it refer to the send.
@@ -186,7 +190,8 @@ unsafe extern "C" fn link(packet: *mut abi::sk_buff, ubuf: *mut abi::ubuf_info) 
 /// # Safety
 ///
 /// Called below [`LockedSocket::queue`], whose message `from` is part of, for a packet of its socket.
-unsafe extern "C" fn fill(
+#[no_mangle]
+unsafe extern "C" fn netgpu_send_fill(
     skb: *mut abi::sk_buff,
     from: *mut abi::iov_iter,
     length: usize,
@@ -470,7 +475,7 @@ impl LockedSocket<'_> {
     /// room.
     pub(crate) fn queue(&mut self, message: &mut Message<'_>, send: &SendRef) -> Result<u32> {
         message.raw.msg_ubuf = send.0.as_ptr().cast();
-        message.raw.sg_from_iter = Some(fill);
+        message.raw.sg_from_iter = Some(netgpu_send_fill);
         // SAFETY: By the type invariants of all three. Functions that run while the lock is not held make a `LockedSocket` of
         // their own while `self` is lent to this call.
         let ret = unsafe { abi::tcp_sendmsg_locked(self.as_raw(), message.raw, message.size) };

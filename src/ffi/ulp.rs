@@ -190,8 +190,8 @@ impl Proto {
         unsafe {
             ours.copy_from_nonoverlapping(self.base, 1);
             (*ours).close = Some(close);
-            (*ours).recvmsg = Some(recvmsg);
-            (*ours).sendmsg = Some(sendmsg);
+            (*ours).recvmsg = Some(netgpu_recvmsg);
+            (*ours).sendmsg = Some(netgpu_sendmsg);
             (*ours).sock_is_readable = Some(sock_is_readable);
             (*ours).release_cb = Some(release_cb);
         }
@@ -232,7 +232,7 @@ impl Registration {
             *to = *from;
         }
         let ops = abi::tcp_ulp_ops {
-            init: Some(init),
+            init: Some(netgpu_ulp_init),
             release: Some(release),
             name,
             owner: this_module::<LocalModule>().as_ptr().cast(),
@@ -258,7 +258,7 @@ impl Drop for Registration {
     }
 }
 
-/// What [`init`] is to attach.
+/// What [`netgpu_ulp_init`] is to attach.
 struct Attach<'a> {
     sk: NonNull<abi::sock>,
     netdev: *mut abi::net_device,
@@ -335,7 +335,8 @@ impl SocketFile {
 /// # Safety
 ///
 /// `sk` is a TCP socket without a ULP, and the current task owns its lock.
-unsafe extern "C" fn init(sk: *mut abi::sock) -> c_int {
+#[no_mangle]
+unsafe extern "C" fn netgpu_ulp_init(sk: *mut abi::sock) -> c_int {
     from_result(|| {
         let task = Task::current_raw();
         let attach = UNDERWAY
@@ -477,7 +478,8 @@ unsafe extern "C" fn close(sk: *mut abi::sock, timeout: c_long) {
 /// # Safety
 ///
 /// `sk` has been attached; the rest is as the protocol has it.
-unsafe extern "C" fn recvmsg(
+#[no_mangle]
+unsafe extern "C" fn netgpu_recvmsg(
     sk: *mut abi::sock,
     msg: *mut abi::msghdr,
     len: usize,
@@ -505,7 +507,12 @@ unsafe extern "C" fn recvmsg(
 /// # Safety
 ///
 /// `sk` has been attached; the rest is as the protocol has it.
-unsafe extern "C" fn sendmsg(sk: *mut abi::sock, msg: *mut abi::msghdr, size: usize) -> c_int {
+#[no_mangle]
+unsafe extern "C" fn netgpu_sendmsg(
+    sk: *mut abi::sock,
+    msg: *mut abi::msghdr,
+    size: usize,
+) -> c_int {
     // SAFETY: By this function's requirements.
     let (unlocked, ulp) = unsafe { Ulp::of(sk) };
     // SAFETY: By this function's requirements; nobody else uses the message before we return.

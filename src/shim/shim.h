@@ -69,6 +69,15 @@ void netgpu_gpu_unregister(void);
 bool netgpu_send_marker(struct net_device *dev, unsigned int index, void *arg);
 void netgpu_marker_passed(void *arg);
 
+/* src/ffi/ulp.rs, provider.rs and send.rs: what the kernel calls that can fail, for injection.c. */
+int netgpu_ulp_init(struct sock *sk);
+int netgpu_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags);
+int netgpu_sendmsg(struct sock *sk, struct msghdr *msg, size_t size);
+int netgpu_pool_init(struct page_pool *pool);
+netmem_ref netgpu_alloc_netmems(struct page_pool *pool, gfp_t gfp);
+int netgpu_send_fill(struct sk_buff *skb, struct iov_iter *from, size_t length);
+int netgpu_send_link(struct sk_buff *packet, struct ubuf_info *ubuf);
+
 /* helpers.c: inlines and macros of the kernel, each under its own name behind the prefix. */
 void netgpu_spin_lock_bh(spinlock_t *lock);
 void netgpu_spin_unlock_bh(spinlock_t *lock);

@@ -2,7 +2,8 @@
 /*
  * Each call of the user API with its first allocation or copy failing, then its second, and so on until it gets through
  * (/proc/thread-self/fail-nth, see fault-injection.rst of the kernel). A call that fails must have changed nothing: the same
- * call without a failure works afterwards. What ends something must end it whatever fails. Needs the ports.
+ * call without a failure works afterwards. What ends something must end it whatever fails. Likewise with each function that the
+ * kernel calls in the module failing instead of running (fail_function). Needs the ports.
  */
 #include "helpers.h"
 #include "kselftest_harness.h"
@@ -585,6 +586,96 @@ TEST_F_TIMEOUT(inject, sending, PATIENCE)
 	show("send", failures, &tally);
 	EXPECT_EQ(-1, recv(m.r.pair[1], back, 1, MSG_DONTWAIT));
 	EXPECT_EQ(EAGAIN, errno);
+	unmake(&m);
+}
+
+#define FAIL_FUNCTION	"/sys/kernel/debug/fail_function/"
+
+/* @percent of the next calls of @function return @value instead, @times of them at most. */
+static int fail_function(const char *function, long long value, int percent, int times)
+{
+	return sh("cd " FAIL_FUNCTION " && echo 0 >verbose && echo %s >inject && echo 0x%llx >%s/retval && echo %d >probability && "
+		  "echo %d >times", function, value, function, percent, times);
+}
+
+static int fail_no_function(void)
+{
+	return sh("cd " FAIL_FUNCTION " && echo 0 >probability && echo >inject");
+}
+
+static int kick(struct made *m)
+{
+	char byte;
+
+	return recv(m->r.pair[0], &byte, 1, MSG_DONTWAIT) < 0 && errno != EAGAIN ? -errno : 0;
+}
+
+static int send_page(struct made *m)
+{
+	ssize_t n = send(m->r.pair[0], m->r.mem, 4096, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	return n < 0 ? -errno : n != 4096;
+}
+
+TEST_F_TIMEOUT(inject, functions, PATIENCE)
+{
+	static const struct {
+		const char *function;
+		int error;	/* one that it can really have */
+		int result;	/* of a call that comes to it */
+		size_t made;	/* how many steps come before */
+		int (*call)(struct made *m);
+		size_t bytes;	/* what the peer has after that and a call that got through */
+	} cases[] = {
+		{ "netgpu_pool_init", -ENOMEM, -ENOMEM, 6, step_open_queue },
+		{ "netgpu_ulp_init", -ENOMEM, -ENOMEM, 8, step_attach_socket },
+		{ "netgpu_recvmsg", -ENOMEM, -ENOMEM, ARRAY_LEN(steps), kick },
+		{ "netgpu_sendmsg", -ENOMEM, -ENOMEM, ARRAY_LEN(steps), send_page, 4096 },
+		{ "netgpu_send_fill", -EFAULT, -EFAULT, ARRAY_LEN(steps), send_page, 4096 },
+		/* Two sends that were to share a packet do not. */
+		{ "netgpu_send_link", -EEXIST, 0, ARRAY_LEN(steps), send_page, 100 + 2 * 4096 },
+	};
+	size_t c, i;
+
+	for (c = 0; c < ARRAY_LEN(cases); c++) {
+		static char back[8192];
+		struct made m;
+
+		ASSERT_EQ(0, make(&m, self->queue, cases[c].made));
+		if (!cases[c].result)
+			ASSERT_EQ(100, send(m.r.pair[0], m.r.mem, 100, MSG_ZEROCOPY | MSG_MORE));
+		ASSERT_EQ(0, fail_function(cases[c].function, cases[c].error, 100, 1));
+		EXPECT_EQ(cases[c].result, cases[c].call(&m)) TH_LOG("%s", cases[c].function);
+		ASSERT_EQ(0, sh("grep -qx 0 " FAIL_FUNCTION "times")) TH_LOG("%s was not called", cases[c].function);
+		EXPECT_EQ(0, cases[c].call(&m)) TH_LOG("%s", cases[c].function);
+		ASSERT_EQ(0, fail_no_function());
+		for (i = cases[c].made + 1; i < ARRAY_LEN(steps); i++)
+			ASSERT_EQ(0, steps[i].step(&m)) TH_LOG("after %s", cases[c].function);
+		/* Acknowledgements, too, need buffers to come in. */
+		donate(&m);
+		for (i = 0; i < cases[c].bytes; ) {
+			ssize_t n = recv(m.r.pair[1], back, sizeof(back), 0);
+
+			ASSERT_LT(0, n) TH_LOG("%s", cases[c].function);
+			i += n;
+		}
+		EXPECT_EQ(cases[c].bytes, i) TH_LOG("%s", cases[c].function);
+		EXPECT_EQ(1 << 16, transfer(m.r.pair[0], m.r.pair[1], &m.r.fill, &m.r.rx, 1 << 16)) TH_LOG("after %s", cases[c].function);
+		unmake(&m);
+	}
+}
+
+/* The NIC asks for buffers again when it gets none. */
+TEST_F_TIMEOUT(inject, refills, PATIENCE)
+{
+	struct made m;
+
+	ASSERT_EQ(0, make(&m, self->queue, ARRAY_LEN(steps)));
+	ASSERT_EQ(0, fail_function("netgpu_alloc_netmems", 0, 30, 1000000));
+	donate(&m);
+	EXPECT_EQ(4 << 20, transfer(m.r.pair[0], m.r.pair[1], &m.r.fill, &m.r.rx, 4 << 20));
+	EXPECT_NE(0, sh("grep -qx 1000000 " FAIL_FUNCTION "times")) TH_LOG("it was not called");
+	ASSERT_EQ(0, fail_no_function());
 	unmake(&m);
 }
 
