@@ -188,7 +188,7 @@ impl Socket {
         if self.raw.should_release() {
             self.release()?;
         }
-        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        let rx = ring(&mut self.rx, "receiving")?;
         let mut lent = Lent::new(&mut rx.finder);
         let mut count = 0;
         // Places of the ring are given back with the next call.
@@ -205,10 +205,7 @@ impl Socket {
     /// Takes what is next on the ring.
     #[inline]
     fn pop(&mut self) -> Result<Option<Piece>, Error> {
-        // `ok_or()` would make the error each time, and drop it.
-        let Some(rx) = &mut self.rx else {
-            return Err(Error::NoRing("receiving"));
-        };
+        let rx = ring(&mut self.rx, "receiving")?;
         let Some(delivery) = self.raw.pop() else {
             return Ok(None);
         };
@@ -221,7 +218,7 @@ impl Socket {
     /// Gives slots of the ring back, which is a good time for the kernel to go on if it has stalled.
     #[cold]
     fn release(&mut self) -> Result<(), Error> {
-        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        let rx = ring(&mut self.rx, "receiving")?;
         if self.raw.release() {
             rx.resume(&self.stream);
         }
@@ -246,7 +243,7 @@ impl Socket {
     /// Takes what is next when the kernel has gone on: all slots are free now, and buffers may have come back, so whatever had stalled it,
     /// it can. This is also how the end of the stream is found.
     fn more(&mut self) -> Result<Option<Piece>, Error> {
-        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        let rx = ring(&mut self.rx, "receiving")?;
         if rx.end.is_some() {
             return Ok(None);
         }
@@ -257,7 +254,7 @@ impl Socket {
 
     /// Nothing is left on the ring: whether there will be more, as far as the kernel has told.
     fn end(&mut self) -> Result<Received, Error> {
-        let rx = self.rx.as_mut().ok_or(Error::NoRing("receiving"))?;
+        let rx = ring(&mut self.rx, "receiving")?;
         match rx.end.take() {
             None => Ok(Received::Nothing),
             Some(Ok(())) => {
@@ -287,7 +284,7 @@ impl Socket {
     /// [`Self::recv`], when the ring is empty.
     fn wait_for_more(&mut self) -> Result<Option<Piece>, Error> {
         // A kernel that has not stalled has nothing more to deliver, unless the stream ends, and need not be asked before the wait.
-        let rx = self.rx.as_ref().ok_or(Error::NoRing("receiving"))?;
+        let rx = ring(&mut self.rx, "receiving")?;
         let mut ask = self.raw.release()
             || rx.finder.queue().give_waiting() > 0
             || rx.end.is_some()
@@ -316,10 +313,7 @@ impl Socket {
     /// [`Error::Socket`] when the connection has failed, or the memory is not in a region attached to the context;
     /// [`Error::NoRing`].
     pub fn try_send(&mut self, payload: &mut Payload) -> Result<usize, Error> {
-        // `ok_or()` would make the error each time, and drop it.
-        let Some(tx) = &mut self.tx else {
-            return Err(Error::NoRing("sending"));
-        };
+        let tx = ring(&mut self.tx, "sending")?;
         if payload.is_empty() {
             return Ok(0);
         }
@@ -352,10 +346,7 @@ impl Socket {
     ///
     /// [`Error::NoRing`].
     pub fn try_completion(&mut self) -> Result<Option<Completion>, Error> {
-        // `ok_or()` would make the error each time, and drop it.
-        let Some(tx) = &mut self.tx else {
-            return Err(Error::NoRing("sending"));
-        };
+        let tx = ring(&mut self.tx, "sending")?;
         while let Some(Finished { number, copied }) = self.raw.finished() {
             // A send that was not made through this library has no payload here.
             if let Some(payload) = tx.finish(number) {
@@ -537,6 +528,15 @@ impl Deref for Piece {
     fn deref(&self) -> &[u8] {
         self.held.bytes()
     }
+}
+
+/// The half of a socket for `what`. (`ok_or()` would make the error each time, and drop it.)
+#[inline]
+fn ring<'a, T>(half: &'a mut Option<T>, what: &'static str) -> Result<&'a mut T, Error> {
+    let Some(half) = half else {
+        return Err(Error::NoRing(what));
+    };
+    Ok(half)
 }
 
 /// The kernel has delivered what lies in no region.
