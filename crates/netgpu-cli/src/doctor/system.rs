@@ -56,7 +56,10 @@ pub(crate) fn kernel(machine: &Machine) -> Finding {
                 missing.join(", ")
             ),
         )
-        .mend("make kernel    # then install and boot it; or apply patches/series to your own")
+        .mend(
+            "make kernel-deb && apt install -t trixie-backports ./build/deb/*.deb    # takes hours; boot it then. Or apply \
+             patches/series to your own kernel",
+        )
     }
 }
 
@@ -84,8 +87,9 @@ pub(crate) fn module(machine: &Machine) -> Finding {
     if known {
         Finding::fail(NAME, "netgpu is not loaded").mend("modprobe netgpu")
     } else {
-        Finding::fail(NAME, format!("netgpu is not installed for {release}"))
-            .mend("make && make modules_install && depmod && modprobe netgpu")
+        Finding::fail(NAME, format!("netgpu is not installed for {release}")).mend(format!(
+            "make modules_install KDIR=/lib/modules/{release}/build && depmod && modprobe netgpu"
+        ))
     }
 }
 
@@ -113,7 +117,7 @@ pub(crate) fn device(machine: &Machine, opened: Result<(), String>) -> Finding {
         finding
     } else if there.gid() == 0 {
         finding.mend(
-            "install -m 644 dist/60-netgpu.rules /lib/udev/rules.d/ && udevadm trigger /dev/netgpu",
+            "groupadd -rf netgpu && install -m 644 dist/60-netgpu.rules /lib/udev/rules.d/ && udevadm trigger /dev/netgpu",
         )
     } else {
         finding.mend("usermod -a -G netgpu \"$USER\"    # and log in again")
@@ -265,6 +269,12 @@ mod tests {
         );
         let found = module(&other);
         assert!(found.text.contains("not installed"), "{found:?}");
+        // Without KDIR nothing is installed into this machine's modules.
+        let mend = found.mend.as_deref().unwrap_or_default();
+        assert!(
+            mend.contains(" KDIR=/lib/modules/7.3.4-netgpu/build "),
+            "{mend}"
+        );
     }
 
     #[test]
