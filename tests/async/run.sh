@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# How the Rust library waits. In tasks of tokio: several connections at a time that receive and send, and buffers that come back from other
-# tasks. In threads.
+# The Rust library: the programs of its documentation, and how it waits. In tasks of tokio: several connections at a time that receive and
+# send, and buffers that come back from other tasks. In threads.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh
@@ -19,6 +19,28 @@ listening() {
 	defer reap "$ours"
 	until_true 20 is_listening "$work/err" "$ours"
 	alive "$ours" || fail "$(cat "$work/err")"
+}
+
+# The two programs of the documentation.
+documented_receiver() {
+	plain-peer make "$work/file" --bytes 4194304
+	listening receive
+	peer_sender plain "$(address ours 4 5001)" --file "$work/file"
+	finished "$ours" 30 "$work/err"
+	finished "$peer" 10 "$work/peer.err"
+	sed 's/^/# /' "$work/err"
+	cmp "$work/file" "$work/out" || fail "other bytes came than were sent"
+	rm "$work/file" "$work/out"
+}
+
+documented_sender() {
+	plain-peer make "$work/file" --bytes 4194304
+	peer_receiver "$(address peer 4 5002)" --output "$work/back"
+	./send "$NETGPU_DEV" "$(address peer 4 5002)" <"$work/file" 2>"$work/err" || fail "$(cat "$work/err")"
+	finished "$peer" 10 "$work/peer.err"
+	sed 's/^/# /' "$work/err"
+	cmp "$work/file" "$work/back" || fail "other bytes came than were sent"
+	rm "$work/file" "$work/back"
 }
 
 # What each of them sends comes back to it. The peer closes its side first, while its last bytes are on their way back.
@@ -150,12 +172,14 @@ all_asleep() {
 	done
 }
 
-plan 8
+plan 10
 nic_up
 nic_steer 1 5001
 ethtool -G "$NETGPU_DEV" tcp-data-split on
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
+run documented_receiver
+run documented_sender
 run several_at_a_time 1
 run several_at_a_time 6
 run wakes_when_pieces_come_back

@@ -27,48 +27,13 @@
 //! (n-tuple rules); the `netgpu` command does that and is an example of all of this.
 //!
 //! ```no_run
-//! use netgpu::{Backing, Context, HostMemory, MemoryArea, QueueConfig, SocketConfig};
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let memory = MemoryArea::new()?.add(HostMemory::new(64 << 20, Backing::Anonymous)?)?;
-//! let context = Context::open("eth0")?;
-//! context.attach(&memory)?;
-//! let queue = context.open_queue(QueueConfig {
-//!     queue: 1,
-//!     fill_entries: 16384,
-//!     header_bytes: netgpu::IPV4_HEADER_BYTES,
-//! })?;
-//! queue.donate(memory.take(memory.len()).expect("all of it is free"))?;
-//!
-//! let (stream, _) = std::net::TcpListener::bind("0.0.0.0:5000")?.accept()?;
-//! let config = SocketConfig { receive: Some(&queue), ..SocketConfig::default() };
-//! let mut socket = context.attach_socket(stream, config)?;
-//! while let Some(piece) = socket.recv()? {
-//!     println!("{} bytes, the first is {}", piece.len(), piece[0]);
-//! }
-//! # Ok(())
-//! # }
+#![doc = include_str!("../examples/receive.rs")]
 //! ```
 //!
 //! # Sending
 //!
 //! ```no_run
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let memory: netgpu::Region = todo!();
-//! # let context: netgpu::Context = todo!();
-//! let config = netgpu::SocketConfig { send: true, ..Default::default() };
-//! let stream = std::net::TcpStream::connect("192.0.2.1:5000")?;
-//! let mut socket = context.attach_socket(stream, config)?;
-//!
-//! let mut span = memory.take(4096).expect("so much is free");
-//! span[..5].copy_from_slice(b"hello");
-//! let mut payload = span.into_payload(0..5);
-//! socket.try_send(&mut payload)?;
-//! drop(payload);
-//! let done = socket.completion()?.expect("one send is unfinished");
-//! let span = done.payload.into_span().expect("no other payload shares it");
-//! # Ok(())
-//! # }
+#![doc = include_str!("../examples/send.rs")]
 //! ```
 
 mod area;

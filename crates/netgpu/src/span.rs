@@ -220,7 +220,16 @@ impl Span {
         &self.0.region
     }
 
-    /// Turns the bytes in `range` into a payload to send.
+    /// Turns the bytes in `range` into a payload to send. From then on nobody can write to them, until
+    /// [`Payload::into_span`] gives the span back:
+    ///
+    /// ```compile_fail,E0382
+    /// fn prepare(mut span: netgpu::Span) -> netgpu::Payload {
+    ///     let payload = span.into_payload(0..5);
+    ///     span[..5].copy_from_slice(b"later");
+    ///     payload
+    /// }
+    /// ```
     ///
     /// # Panics
     ///
