@@ -309,18 +309,29 @@ recv_verifies() {
 }
 
 send_from_a_pipe_as_json() {
-	local bytes=2000000
-	peer_receiver "$(address peer 4 5104)"
-	head -c $bytes "$work/sent" | netgpu send --dev "$NETGPU_DEV" --sha256 --json "$(address peer 4 5104)" - >"$work/send.out" 2>"$work/send.err"
-	finished "$peer" 10 "$work/peer.err"
-	has "$work/send.out" "{\"direction\":\"tx\",\"bytes\":$bytes,\"zero_copy\":$bytes,\"copied\":0,"
-	has "$work/send.out" "\"sha256\":\"$(field "$(cat "$work/peer.out")" sha256)\"}"
+	local bytes=2000000 wanted port=5104
+	for wanted in "$(head -c $bytes "$work/sent" | sha256sum | cut -d' ' -f1)" "$(printf %064d 0)"; do
+		peer_receiver "$(address peer 4 $port)"
+		rc=0
+		head -c $bytes "$work/sent" | netgpu send --dev "$NETGPU_DEV" --verify "$wanted" --json "$(address peer 4 $port)" - >"$work/send.out" \
+			2>"$work/send.err" || rc=$?
+		finished "$peer" 10 "$work/peer.err"
+		has "$work/send.out" "{\"direction\":\"tx\",\"bytes\":$bytes,\"zero_copy\":$bytes,\"copied\":0,"
+		has "$work/send.out" "\"sha256\":\"$(field "$(cat "$work/peer.out")" sha256)\"}"
+		if [ "$wanted" = "$(field "$(cat "$work/peer.out")" sha256)" ]; then
+			equal "status" "$rc" 0
+		else
+			equal "status" "$rc" 1
+			has "$work/send.err" "and --verify wants $wanted"
+		fi
+		port=$((port + 1))
+	done
 }
 
 # from_cgroup PADDED: what is copied of a stream whose sender is in the cgroup.
 from_cgroup() {
-	receiver "$(address ours 4 5105)" --memory 4M
-	sh -c "echo 0 >$group/cgroup.procs; exec ip netns exec peer plain-peer send $(address ours 4 5105) --bytes 3000000" >"$work/peer.out"
+	receiver "$(address ours 4 5106)" --memory 4M
+	sh -c "echo 0 >$group/cgroup.procs; exec ip netns exec peer plain-peer send $(address ours 4 5106) --bytes 3000000" >"$work/peer.out"
 	finished "$receiver" 20 "$work/recv.err"
 	copied=$(field "$(cat "$work/recv.out")" copied)
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -26,6 +27,15 @@ impl fmt::Display for Direction {
             Self::Rx => "rx",
             Self::Tx => "tx",
         })
+    }
+}
+
+/// A SHA-256 in hexadecimal, for clap.
+pub(crate) fn sha256(text: &str) -> Result<String, String> {
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("a SHA-256 has 64 hexadecimal digits".into())
     }
 }
 
@@ -137,9 +147,18 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Of the bytes, in hexadecimal; [`None`] where nobody asked.
-    pub(crate) fn sha256(&self) -> Option<&str> {
-        self.sha256.as_deref()
+    /// Fails if the bytes have another SHA-256 than `wanted`.
+    pub(crate) fn verify(&self, wanted: Option<&str>) -> Result<()> {
+        match (wanted, &self.sha256) {
+            (Some(wanted), Some(sha256)) if wanted != sha256 => {
+                let what = match self.direction {
+                    Direction::Rx => "received",
+                    Direction::Tx => "sent",
+                };
+                bail!("what was {what} has the SHA-256 {sha256}, and --verify wants {wanted}")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// As one line of text, or of JSON.
@@ -190,6 +209,13 @@ mod tests {
             seconds: 0.5,
             ..meter.finish(2, 1)
         }
+    }
+
+    #[test]
+    fn a_hash_is_64_digits() {
+        assert_eq!(sha256(&"A0".repeat(32)), Ok("a0".repeat(32)));
+        assert!(sha256(&"a0".repeat(31)).is_err());
+        assert!(sha256(&"g0".repeat(32)).is_err());
     }
 
     // Scripts read these lines: a change here is a change of the interface.

@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::memory::Memory;
-use crate::report::{Direction, Meter};
+use crate::report::{self, Direction, Meter};
 use crate::signals::Signals;
 use crate::size::Size;
 
@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// Compute the SHA-256 of what is sent.
     #[arg(long)]
     sha256: bool,
+    /// Fail, in the end, unless what was sent has this SHA-256, in hexadecimal.
+    #[arg(long, value_name = "SHA256", value_parser = report::sha256)]
+    verify: Option<String>,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
@@ -75,7 +78,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Ok(watch.forget()?)
     };
 
-    let mut meter = Meter::start(Direction::Tx, input.len, arguments.sha256);
+    let hash = arguments.sha256 || arguments.verify.is_some();
+    let mut meter = Meter::start(Direction::Tx, input.len, hash);
     let mut free = chunks(&region);
     let mut current: Option<Payload> = None;
     loop {
@@ -134,7 +138,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let summary = meter.finish(zero_copy, copied);
     tracing::info!("{counters:?}");
     println!("{}", summary.line(arguments.json));
-    Ok(())
+    summary.verify(arguments.verify.as_deref())
 }
 
 /// All of the region in pieces that are read into and sent one after the other: at least four of them.
