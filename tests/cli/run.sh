@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# The `netgpu` command beside recv and send: doctor, setup, restore, show, pad on and off, and its documents.
+# The `netgpu` command beside recv and send: doctor, setup, restore, show, bench, pad on and off, and its documents.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh
@@ -362,21 +362,54 @@ pad_a_cgroup() {
 	equal "a command" "$(netgpu pad run sh -c 'cat /proc/self/cgroup' | sed 's/-[0-9]*$//')" "0::/netgpu-pad"
 }
 
+bench_listens() {
+	[ -n "$(ss -Htln "sport = :$port")" ] || gone "$bench"
+}
+
+# By netgpu, on a queue that `setup` has made ready, and by read(2).
+benches() {
+	local path port=5110 bench last
+	last=$(($(nic_queues) - 1))
+	netgpu setup "$NETGPU_DEV" >"$work/setup"
+	defer eval 'netgpu restore "$NETGPU_DEV" >/dev/null'
+	ethtool -N "$NETGPU_DEV" flow-type tcp4 dst-port $port action $last loc 1 >/dev/null
+	defer ethtool -N "$NETGPU_DEV" delete 1
+	for path in netgpu read; do
+		netgpu bench recv $path "$(address ours 4 $port)" --dev "$NETGPU_DEV" --queue $last --json >>"$work/rows" 2>"$work/error" &
+		bench=$!
+		defer reap "$bench"
+		until_true 20 bench_listens
+		in_peer netgpu bench send write "$(address ours 4 $port)" --bytes 16777216 --peer
+		finished "$bench" 20 "$work/error"
+		port=$((port + 1))
+	done
+	sed 's/^/# /' "$work/rows"
+	for metric in Mbit/s cpu-us/MiB copied-bytes/byte; do
+		has "$work/rows" "{\"path\":\"netgpu\",\"direction\":\"rx\",\"memory\":\"host\",\"mtu\":1500,\"metric\":\"$metric\",\"value\":"
+	done
+	mkdir "$work/report"
+	netgpu bench report "$work/report" "$work/rows" >"$work/table"
+	grep -q '^rx *1500 *speed/read *netgpu *host ' "$work/table" || fail "$(cat "$work/table")"
+	has "$work/report/results.json" '{"path":"netgpu","direction":"rx","memory":"host","mtu":1500,"metric":"speed/read","median":'
+	netgpu bench register host --mib 16 --dev "$NETGPU_DEV" >"$work/registered"
+	grep -qE '^netgpu reg host: [0-9.]+ register-ms/GiB$' "$work/registered" || fail "$(cat "$work/registered")"
+}
+
 documents() {
 	local shell command
 	for shell in bash zsh fish; do
 		netgpu completions $shell >"$work/completions"
-		for command in doctor setup restore show recv send pad; do
+		for command in doctor setup restore show recv send bench pad; do
 			grep -q "$command" "$work/completions" || fail "$shell: no $command"
 		done
 	done
 	netgpu man "$work/man"
-	for command in netgpu netgpu-doctor netgpu-setup netgpu-restore netgpu-show netgpu-recv netgpu-send netgpu-pad netgpu-pad-on; do
+	for command in netgpu netgpu-doctor netgpu-setup netgpu-restore netgpu-show netgpu-recv netgpu-send netgpu-bench-recv netgpu-pad netgpu-pad-on; do
 		grep -q '^\.SH SYNOPSIS' "$work/man/$command.1" || fail "no page of $command"
 	done
 }
 
-plan 16
+plan 17
 nic_up
 pinned_at_first=$(pinned_pages)
 run doctor_without_the_module
@@ -392,6 +425,7 @@ run shows
 run show_says_why_not
 run recv_verifies
 run send_from_a_pipe_as_json
+run benches
 run pad_a_cgroup
 run documents
 run nothing_is_left

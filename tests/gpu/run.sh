@@ -53,8 +53,8 @@ nic_to_bar() {
 
 # The library's way to regions of dma-bufs.
 library_adds_dma_buf() {
-	netgpu-bench register udmabuf --mib 4 --dev "$NETGPU_DEV" >"$ktap_tmp/registered"
-	[ "$(grep -c '^row netgpu reg udmabuf ' "$ktap_tmp/registered")" = 4 ] || fail "$(cat "$ktap_tmp/registered")"
+	netgpu bench register udmabuf --mib 4 --dev "$NETGPU_DEV" >"$ktap_tmp/registered"
+	[ "$(grep -c '^netgpu reg udmabuf: ' "$ktap_tmp/registered")" = 4 ] || fail "$(cat "$ktap_tmp/registered")"
 }
 
 iommu_is_strict() {

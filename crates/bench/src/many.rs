@@ -24,8 +24,10 @@ const DROPPED: usize = 256 << 20;
 const RX_ENTRIES: u32 = 64;
 
 /// Payload of a full packet at `mtu`, of a connection whose TCP options fill the header.
-fn payload(mtu: u32) -> u32 {
-    mtu - 20 - 60
+fn payload(mtu: u32) -> Result<u32> {
+    mtu.checked_sub(20 + 60)
+        .filter(|&payload| payload > 0)
+        .context("how large packets are, --dev or --mtu has to say")
 }
 
 fn many_files() -> Result<()> {
@@ -146,6 +148,6 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
         tag: &format!("sockets={}", arguments.sockets),
         ..label(arguments)
     };
-    measurement.finish(&label, Per::Packet(payload(arguments.common.mtu)), None);
+    measurement.finish(&label, Per::Packet(payload(label.mtu)?), None);
     Ok(())
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Counts the middle of a stream, from when it has warmed up to its end.
 
+use std::fs;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 use tcg_marker::Mailbox;
 
 use crate::receive::Sink;
@@ -25,20 +27,64 @@ pub(crate) struct Label<'a> {
     pub(crate) mtu: u32,
     /// What else is unusual about the run, for example `regions=1024`; may be empty.
     pub(crate) tag: &'a str,
+    /// Whether rows are JSON.
+    pub(crate) json: bool,
 }
 
 impl Label<'_> {
-    /// Prints a row, for the report.
+    /// Prints a row.
     pub(crate) fn row(&self, metric: &str, value: f64) {
-        let Self {
+        let &Self {
             path,
             direction,
             memory,
             mtu,
             tag,
+            json,
         } = self;
         let at = if tag.is_empty() { "" } else { "@" };
-        println!("row {path} {direction} {memory} {mtu} {metric}{at}{tag} {value}");
+        let metric = format!("{metric}{at}{tag}");
+        if !json {
+            let mtu = match mtu {
+                0 => String::new(),
+                mtu => format!(", MTU {mtu}"),
+            };
+            println!("{path} {direction} {memory}{mtu}: {value:.3} {metric}");
+            return;
+        }
+        let sample = Sample {
+            path: path.to_owned(),
+            direction: direction.to_owned(),
+            memory: memory.to_owned(),
+            mtu,
+            metric,
+            value,
+        };
+        let sample = serde_json::to_string(&sample).expect("numbers and strings are JSON");
+        println!("{sample}");
+    }
+}
+
+/// A row: one metric of one run.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Sample {
+    pub(crate) path: String,
+    pub(crate) direction: String,
+    pub(crate) memory: String,
+    pub(crate) mtu: u32,
+    pub(crate) metric: String,
+    pub(crate) value: f64,
+}
+
+impl Sample {
+    /// All of `text`, which runs have printed.
+    pub(crate) fn parse(text: &str) -> Result<Vec<Self>> {
+        text.lines()
+            .map(|line| {
+                serde_json::from_str(line)
+                    .with_context(|| format!("`netgpu bench --json` does not print {line:?}"))
+            })
+            .collect()
     }
 }
 
@@ -61,8 +107,17 @@ pub(crate) struct Measurement {
     bytes: u64,
     /// When the first call was made that sets the path up.
     set_up: Option<Instant>,
-    /// When it was warm, and how many bytes had passed.
-    start: Option<(Instant, u64)>,
+    /// When it was warm.
+    start: Option<Start>,
+}
+
+/// What there was when counting began.
+struct Start {
+    time: Instant,
+    /// Bytes that had passed.
+    bytes: u64,
+    /// Of [`busy`].
+    busy: Option<f64>,
 }
 
 impl Measurement {
@@ -125,7 +180,12 @@ impl Measurement {
 
     /// Begins to count.
     pub(crate) fn start(&mut self) {
-        self.start = Some((Instant::now(), self.bytes));
+        let busy = self.mailbox.as_ref().and_then(|_| busy());
+        self.start = Some(Start {
+            time: Instant::now(),
+            bytes: self.bytes,
+            busy,
+        });
         if let Some(mailbox) = &mut self.mailbox {
             mailbox.start();
         }
@@ -134,12 +194,12 @@ impl Measurement {
     /// The end: prints the rows; `rate` is the most payload that the link lets through, in Mbit/s, where it is limited. Where
     /// accesses are counted, the rest is not told: all is much slower then.
     pub(crate) fn finish(mut self, label: &Label<'_>, per: Per, rate: Option<f64>) {
-        let (Some(mailbox), Some((began, before))) = (&mut self.mailbox, self.start) else {
+        let (Some(mailbox), Some(start)) = (&mut self.mailbox, self.start) else {
             return;
         };
         let counts = mailbox.stop();
-        let seconds = began.elapsed().as_secs_f64();
-        let bytes = (self.bytes - before) as f64;
+        let seconds = start.time.elapsed().as_secs_f64();
+        let bytes = (self.bytes - start.bytes) as f64;
         if let Some(counts) = &counts
             && counts.accesses != 0
         {
@@ -161,6 +221,11 @@ impl Measurement {
             print("user-", counts.user);
             print("kernel-", counts.kernel);
             print("", counts.user + counts.kernel);
+        } else if let (Some(before), Some(now)) = (start.busy, busy()) {
+            label.row(
+                &format!("cpu-us/{unit}"),
+                (now - before) * 1e6 / (bytes / each),
+            );
         }
         let speed = bytes * 8.0 / seconds / 1e6;
         label.row("Mbit/s", speed);
@@ -168,6 +233,26 @@ impl Measurement {
             label.row("share-of-link", speed / rate);
         }
     }
+}
+
+/// Seconds that the CPUs of this machine have worked, all together, for whomever; in steps of some milliseconds.
+fn busy() -> Option<f64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    Some(ticks(&text)? as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// The same in ticks, of the text of /proc/stat.
+fn ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let times: Vec<u64> = line
+        .split_ascii_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = times[..] else {
+        return None;
+    };
+    Some(user + nice + system + irq + softirq)
 }
 
 impl Sink for Measurement {
@@ -178,5 +263,24 @@ impl Sink for Measurement {
             self.start();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_does_not_work() {
+        let stat =
+            "cpu  1 20 300 4000 50000 600000 7000000 80000000 9 9\ncpu0 5 5 5 5 5 5 5 5 5 5\n";
+        assert_eq!(ticks(stat), Some(7_600_321));
+        assert_eq!(ticks("intr 1 2 3\n"), None);
+    }
+
+    #[test]
+    fn other_lines_are_no_rows() {
+        assert!(Sample::parse("netgpu rx host: 1 Mbit/s\n").is_err());
+        assert_eq!(Sample::parse("").ok().map(|rows| rows.len()), Some(0));
     }
 }

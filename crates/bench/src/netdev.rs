@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What devmem TCP asks of a network device, over generic netlink.
+//! What is asked of a network device: its MTU, and, for devmem TCP, to bind memory, over generic netlink.
 //!
 //! Numbers are those of `include/uapi/linux/netdev.h`.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -35,6 +36,12 @@ const MESSAGE: &str = "cannot build a netlink message";
 
 type Attribute = Nlattr<u16, Buffer>;
 type Attributes = GenlBuffer<u16, Buffer>;
+
+/// The MTU of `device`, if there is one of this name.
+pub(crate) fn mtu(device: &str) -> Option<u32> {
+    let text = fs::read_to_string(format!("/sys/class/net/{device}/mtu")).ok()?;
+    text.trim().parse().ok()
+}
 
 /// A netlink socket, which keeps what is bound through it.
 pub(crate) struct Netdev {

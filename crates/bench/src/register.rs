@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
     let len = arguments.mib << 20;
     let gib = len as f64 / f64::from(1 << 30);
     if arguments.memory == Kind::IoUring {
-        let label = label("io-uring", "host", "");
+        let label = label(arguments, "io-uring", "host", "");
         label.row("register-ms/GiB", milliseconds(io_uring(len)?) / gib);
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
         PAGE => String::new(),
         bytes => format!("buffer-size={bytes}"),
     };
-    let label = label("netgpu", memory, &tag);
+    let label = label(arguments, "netgpu", memory, &tag);
     // Of who was measured before.
     until_unused()?;
     let area = MemoryArea::new()?;
@@ -83,13 +83,14 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
     Ok(())
 }
 
-fn label<'a>(path: &'a str, memory: &'a str, tag: &'a str) -> Label<'a> {
+fn label<'a>(arguments: &Register, path: &'a str, memory: &'a str, tag: &'a str) -> Label<'a> {
     Label {
         path,
         direction: "reg",
         memory,
         mtu: 0,
         tag,
+        json: arguments.json,
     }
 }
 

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::measure::Sample;
+
 /// Names of functions by the addresses at which they start.
 struct Symbols(BTreeMap<u64, String>);
 
@@ -38,32 +40,29 @@ impl Symbols {
 }
 
 /// What a run measured, in the order of the runs.
-struct Run<'a> {
-    direction: &'a str,
-    mtu: &'a str,
+struct Run {
+    direction: String,
+    mtu: u32,
     path: String,
     /// What instructions were counted for: a MiB, a packet, a message, and which.
-    each: &'a str,
+    each: String,
     /// Kernel instructions for each.
     kernel: f64,
 }
 
-fn runs(rows: &str) -> Result<Vec<Run<'_>>> {
+fn runs(rows: &str) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
-    for row in rows.lines() {
-        let words: Vec<_> = row.split_whitespace().collect();
-        if let ["row", path, direction, memory, mtu, metric, value] = *words
-            && let Some(each) = metric.strip_prefix("kernel-instructions/")
-        {
+    for row in Sample::parse(rows)? {
+        if let Some(each) = row.metric.strip_prefix("kernel-instructions/") {
             runs.push(Run {
-                direction,
-                mtu,
-                path: match memory {
-                    "host" => path.to_owned(),
-                    memory => format!("{path}/{memory}"),
+                each: each.to_owned(),
+                direction: row.direction,
+                mtu: row.mtu,
+                path: match row.memory.as_str() {
+                    "host" => row.path,
+                    memory => format!("{}/{memory}", row.path),
                 },
-                each,
-                kernel: value.parse()?,
+                kernel: row.value,
             });
         }
     }
@@ -103,14 +102,19 @@ pub(crate) fn run(blocks: &Path, kallsyms: &Path, rows: &Path, most: usize) -> R
             .map(|(_, count)| count)
             .sum();
         let table = tables
-            .entry((run.direction, run.mtu, run.each))
+            .entry((run.direction.as_str(), run.mtu, run.each.as_str()))
             .or_default();
         for (name, count) in counts {
             *table.entry(name).or_default().entry(&run.path).or_default() +=
                 count as f64 * run.kernel / all as f64;
         }
         *times
-            .entry((run.direction, run.mtu, run.each, run.path.as_str()))
+            .entry((
+                run.direction.as_str(),
+                run.mtu,
+                run.each.as_str(),
+                run.path.as_str(),
+            ))
             .or_default() += 1.0;
     }
     for ((direction, mtu, each), table) in tables {

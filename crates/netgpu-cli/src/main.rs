@@ -53,6 +53,11 @@ enum Command {
     Recv(recv::Arguments),
     /// Connects and sends a file from registered memory.
     Send(send::Arguments),
+    /// Measures a stream over this way or that, from memory to memory, and how long memory takes to be registered.
+    ///
+    /// Nothing is set up or steered: see `netgpu setup`.
+    #[command(subcommand)]
+    Bench(netgpu_bench::Command),
     /// Gives TCP segments headers of full length, of a command or a cgroup, so that a receiver that splits packets at a fixed
     /// offset need not copy a byte.
     Pad(pad::Arguments),
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
         Command::Show(arguments) => show::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Recv(arguments) => recv::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Send(arguments) => send::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Bench(command) => netgpu_bench::run(&command).map(|()| ExitCode::SUCCESS),
         Command::Pad(arguments) => pad::run(&arguments),
         Command::Completions(arguments) => {
             documents::completions(&arguments, Cli::command());

@@ -175,8 +175,9 @@ pub(crate) fn label(arguments: &Recv) -> Label<'_> {
         },
         direction: "rx",
         memory: arguments.common.memory.name(),
-        mtu: arguments.common.mtu,
+        mtu: arguments.common.mtu(),
         tag: &arguments.common.tag,
+        json: arguments.common.json,
     }
 }
 
@@ -188,6 +189,7 @@ fn listen(arguments: &Recv) -> Result<TcpListener> {
         .map_or(MEMORY, |count| count * arguments.buffer_size);
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, memory / 4 / 2)
         .context("cannot set the receive buffer")?;
+    eprintln!("netgpu: listening on {}", arguments.listen);
     Ok(listener)
 }
 

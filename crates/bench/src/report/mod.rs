@@ -11,6 +11,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
+use crate::measure::Sample;
+
 /// One metric of one path.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -57,24 +59,19 @@ pub(crate) fn run(out: &Path, files: &[String]) -> Result<()> {
 
 /// Adds the rows in `text`.
 fn parse(text: &str, profile: &str, values: &mut Values) -> Result<()> {
-    for line in text.lines() {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let ["row", path, direction, memory, mtu, metric, value] = *words else {
-            continue;
-        };
+    for mut row in Sample::parse(text)? {
+        if !profile.is_empty() {
+            row.path.push('/');
+            row.path.push_str(profile);
+        }
         let key = Key {
-            direction: direction.to_owned(),
-            mtu: mtu.parse()?,
-            metric: metric.to_owned(),
-            path: format!(
-                "{path}{}{profile}",
-                if profile.is_empty() { "" } else { "/" }
-            ),
-            memory: memory.to_owned(),
+            direction: row.direction,
+            mtu: row.mtu,
+            metric: row.metric,
+            path: row.path,
+            memory: row.memory,
         };
-        let value: f64 = value.parse()?;
-        ensure!(value.is_finite(), "no number: {line}");
-        values.entry(key).or_default().push(value);
+        values.entry(key).or_default().push(row.value);
     }
     Ok(())
 }
@@ -158,19 +155,22 @@ fn write(file: &Path, rows: &[Row]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn values(text: &str, profile: &str) -> Values {
+    fn values(rows: &[(&str, &str, &str, f64)], profile: &str) -> Values {
+        let mut text = String::new();
+        for (path, memory, metric, value) in rows {
+            text += &format!(
+                "{{\"path\":\"{path}\",\"direction\":\"rx\",\"memory\":\"{memory}\",\"mtu\":1500,\"metric\":\"{metric}\",\"value\":{value}}}\n"
+            );
+        }
         let mut values = Values::new();
-        parse(text, profile, &mut values).expect("these are rows");
+        parse(&text, profile, &mut values).expect("these are rows");
         values
     }
 
     #[test]
     fn the_middle_of_an_even_number_is_between_two() {
-        let mut text = String::new();
-        for value in [4.0, 1.0, 3.0, 2.0] {
-            text += &format!("row p rx host 1500 m {value}\n");
-        }
-        let rows: Vec<_> = values(&text, "").into_iter().map(row).collect();
+        let rows = [4.0, 1.0, 3.0, 2.0].map(|value| ("p", "host", "m", value));
+        let rows: Vec<_> = values(&rows, "").into_iter().map(row).collect();
         assert_eq!(rows.len(), 1);
         assert_eq!(
             (rows[0].median, rows[0].min, rows[0].max, rows[0].runs),
@@ -181,9 +181,12 @@ mod tests {
     #[test]
     fn speed_is_related_to_that_of_the_same_round_and_profile() {
         let mut values = values(
-            "row read rx host 1500 Mbit/s 10\nrow netgpu rx gpu 1500 Mbit/s 20\n\
-             other words\n\
-             row read rx host 1500 Mbit/s 5\nrow netgpu rx gpu 1500 Mbit/s 20\n",
+            &[
+                ("read", "host", "Mbit/s", 10.0),
+                ("netgpu", "gpu", "Mbit/s", 20.0),
+                ("read", "host", "Mbit/s", 5.0),
+                ("netgpu", "gpu", "Mbit/s", 20.0),
+            ],
             "cx7",
         );
         relate(&mut values);

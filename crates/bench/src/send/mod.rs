@@ -107,8 +107,9 @@ fn stream<P: Send>(arguments: &Arguments, name: &str) -> Result<()> {
         path: name,
         direction: "tx",
         memory: common.memory.name(),
-        mtu: common.mtu,
+        mtu: common.mtu(),
         tag: &common.tag,
+        json: common.json,
     };
     let stream = connect(arguments)?;
     if arguments.wait {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One end of a measured TCP stream: moves it along one path, and prints what the CPU that it runs on had to do for it. And how
-//! long memory takes to be registered.
+//! `netgpu bench`: one end of a measured TCP stream, which moves along one path, and what the CPUs had to do for it. And how long memory
+//! takes to be registered.
 
 mod many;
 mod measure;
@@ -17,20 +17,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Subcommand};
 
 use crate::measure::Per;
 use crate::memory::Memory;
 
-#[derive(Parser)]
-#[command(version, about)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
+/// What to measure.
 #[derive(Subcommand)]
-enum Command {
+pub enum Command {
     /// Accepts a connection and receives until the peer closes it.
     Recv(Recv),
     /// Connects and sends.
@@ -40,8 +34,9 @@ enum Command {
     /// Connects many times, and sends on each connection in turn.
     SendMany(SendMany),
     /// Prints which functions of the kernel the instructions were in.
+    #[command(hide = true)]
     Symbols(Symbols),
-    /// Reads what runs have printed; prints tables, and writes the rows as JSON, and plots.
+    /// Reads what runs have printed with --json; prints tables, and writes results.json and plots.
     Report(Report),
 }
 
@@ -63,26 +58,36 @@ struct Common {
     /// Messages of so many bytes, counted for each, instead of a stream.
     #[arg(long)]
     message: Option<usize>,
-    /// MTU of the link, which is only printed.
-    #[arg(long, default_value_t = 1500)]
-    mtu: u32,
+    /// MTU of the link, which is only printed [default: that of the port].
+    #[arg(long)]
+    mtu: Option<u32>,
     /// The payload that the link lets through in Mbit/s, of which the share is printed.
     #[arg(long)]
     rate_mbit: Option<f64>,
     /// Printed behind the name of each metric.
     #[arg(long, default_value = "")]
     tag: String,
+    /// Print JSON, an object on each line.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Common {
     fn per(&self) -> Per {
         self.message.map_or(Per::Mib, Per::Message)
     }
+
+    /// MTU of the link; 0 where nobody knows.
+    fn mtu(&self) -> u32 {
+        self.mtu
+            .or_else(|| netdev::mtu(&self.dev))
+            .unwrap_or_default()
+    }
 }
 
 /// Arguments of a receiver.
 #[derive(Args)]
-struct Recv {
+pub struct Recv {
     /// How to receive.
     #[arg(value_enum)]
     path: receive::Path,
@@ -122,7 +127,7 @@ struct Recv {
 
 /// Arguments for the functions.
 #[derive(Args)]
-struct Symbols {
+pub struct Symbols {
     /// What the plugin counted (`blocks=`).
     blocks: PathBuf,
     /// The guest's /proc/kallsyms.
@@ -136,7 +141,7 @@ struct Symbols {
 
 /// Arguments of a sender on many connections.
 #[derive(Args)]
-struct SendMany {
+pub struct SendMany {
     /// Where to connect to.
     address: SocketAddr,
     /// Bytes to send, on all of them together.
@@ -149,7 +154,7 @@ struct SendMany {
 
 /// Arguments of a sender.
 #[derive(Args)]
-struct Send {
+pub struct Send {
     /// How to send.
     #[arg(value_enum)]
     path: send::Path,
@@ -167,7 +172,7 @@ struct Send {
 
 /// Arguments of the report.
 #[derive(Args)]
-struct Report {
+pub struct Report {
     /// Where to write results.json and the plots.
     out: PathBuf,
     /// Files with rows. Paths of one that has a profile in front of it, and `=`, have that profile behind their names.
@@ -177,7 +182,7 @@ struct Report {
 
 /// Arguments for registering.
 #[derive(Args)]
-struct Register {
+pub struct Register {
     /// What memory.
     #[arg(value_enum)]
     memory: register::Kind,
@@ -190,15 +195,23 @@ struct Register {
     /// The NIC's port that it is registered for.
     #[arg(long)]
     dev: String,
+    /// Print JSON, an object on each line.
+    #[arg(long)]
+    json: bool,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
-        Command::Recv(arguments) if arguments.sockets > 0 => many::recv(&arguments),
-        Command::Recv(arguments) => receive::run(&arguments),
-        Command::Send(arguments) => send::run(&arguments),
-        Command::Register(arguments) => register::run(&arguments),
-        Command::SendMany(arguments) => many::send(&arguments),
+/// Measures it, and prints what was found.
+///
+/// # Errors
+///
+/// When something cannot be had, or a connection fails.
+pub fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Recv(arguments) if arguments.sockets > 0 => many::recv(arguments),
+        Command::Recv(arguments) => receive::run(arguments),
+        Command::Send(arguments) => send::run(arguments),
+        Command::Register(arguments) => register::run(arguments),
+        Command::SendMany(arguments) => many::send(arguments),
         Command::Symbols(arguments) => symbols::run(
             &arguments.blocks,
             &arguments.kallsyms,
