@@ -27,7 +27,10 @@ blocks() {
 renders() {
 	scripts/docs "$ktap_tmp/html" >"$ktap_tmp/log" 2>&1 || fail "$(cat "$ktap_tmp/log")"
 	note "$(tail -n 1 "$ktap_tmp/log")"
-	grep -q 'cannot take receive queue N of DEVICE' "$ktap_tmp/html/errors.html" || fail "there are no messages among the messages"
+	# Of the library, of what it uses for CUDA, of the command.
+	for message in 'cannot take receive queue N of DEVICE' 'there is no GPU ORDINAL' 'netgpu restore DEVICE'; do
+		grep -q "$message" "$ktap_tmp/html/errors.html" || fail "$message is not among the messages"
+	done
 	for name in $(sed -n 's/^struct \(netgpu_[a-z_]*\) {/\1/p' include/uapi/linux/netgpu.h); do
 		grep -q "id=\"struct-$name\"" "$ktap_tmp/html/uapi.html" || fail "struct $name is not in the reference"
 	done

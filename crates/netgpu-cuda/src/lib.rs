@@ -39,7 +39,10 @@ pub enum Error {
     NoDriver,
 
     /// The CUDA driver lacks a function.
-    #[error("the CUDA driver here has no function {0}; install a newer one (11.7 or later)")]
+    #[error(
+        "the CUDA driver here has no function {function}; install a newer one (11.7 or later)",
+        function = .0
+    )]
     OldDriver(&'static str),
 
     /// There is no GPU of this number.
@@ -63,7 +66,7 @@ pub enum Error {
     },
 
     /// A length is zero or too large.
-    #[error("cannot allocate {0} bytes of GPU memory: the length is zero or too large")]
+    #[error("cannot allocate {len} bytes of GPU memory: the length is zero or too large", len = .0)]
     Length(usize),
 
     /// Bytes outside the memory were asked for.

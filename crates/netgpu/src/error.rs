@@ -117,11 +117,11 @@ pub enum Error {
     },
 
     /// Two objects do not belong together: they come from different contexts.
-    #[error("the {0} belongs to another context; open both from the same one")]
+    #[error("the {object} belongs to another context; open both from the same one", object = .0)]
     ForeignContext(&'static str),
 
     /// The socket was attached without the ring that the call needs.
-    #[error("the socket was attached without a ring for {0}; see SocketConfig")]
+    #[error("the socket was attached without a ring for {what}; see SocketConfig", what = .0)]
     NoRing(&'static str),
 }
 
