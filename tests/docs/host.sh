@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# The documentation: that it renders and no link is dead, that each of its commands is run by some test or says why not, and those commands
+# The documentation: that it renders and no link is dead, in it and beside it, that each of its commands is run by some test or says why not, and those commands
 # that build something. The area manual runs those of a user.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
@@ -52,6 +52,30 @@ dead_links_are_found() {
 	! page '<a href="c.html">' || fail "a page that is not there"
 	! page '<a href="b.html#here">' || fail "a place that is not there"
 	! page '<img src="b.svg">' || fail "a picture that is not there"
+}
+
+# dead_links PAGE...: of pages that are read where they lie, to other files; and to places in pages of the book.
+dead_links() {
+	local page link file
+	for page in "$@"; do
+		sed 's/](/\n&/g' "$page" | sed -n 's/^](\([^)]*\)).*/\1/p' | grep -vE '^(https?:|#)' | while read -r link; do
+			file=$(dirname "$page")/${link%%#*}
+			[ -e "$file" ] || echo "$page: $link"
+			case $link in
+			docs/*.md#*) grep -q "id=\"${link#*#}\"" "$ktap_tmp/html/$(basename "$file" .md).html" || echo "$page: $link" ;;
+			esac
+		done
+	done
+}
+
+pages_beside_the_book_lead_somewhere() {
+	# shellcheck disable=SC2046
+	dead_links $(pages | grep -v ^docs/) >"$ktap_tmp/dead"
+	[ ! -s "$ktap_tmp/dead" ] || fail "$(cat "$ktap_tmp/dead")"
+	ln -sfn "$top/docs" "$ktap_tmp/docs"
+	printf '[a](docs/start.md#receive) [b](docs/start.md#nowhere)\n[c](docs/none.md)\n' >"$ktap_tmp/page.md"
+	dead_links "$ktap_tmp/page.md" >"$ktap_tmp/dead"
+	[ "$(wc -l <"$ktap_tmp/dead")" = 2 ] || fail "of two dead links: $(cat "$ktap_tmp/dead")"
 }
 
 every_command_says_where_it_runs() {
@@ -110,9 +134,10 @@ wheel_is_whole() {
 	done
 }
 
-plan 7
+plan 8
 run renders
 run dead_links_are_found
+run pages_beside_the_book_lead_somewhere
 run every_command_says_where_it_runs
 run marks_are_looked_at
 run commands
