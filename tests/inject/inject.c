@@ -2,8 +2,8 @@
 /*
  * Each call of the user API with its first allocation or copy failing, then its second, and so on until it gets through
  * (/proc/thread-self/fail-nth, see fault-injection.rst of the kernel). A call that fails must have changed nothing: the same
- * call without a failure works afterwards. What ends something must end it whatever fails. Likewise with each function that the
- * kernel calls in the module failing instead of running (fail_function). Needs the ports.
+ * call without a failure works afterwards. What ends something must end it whatever fails. Likewise with the functions of
+ * src/shim/injection.c failing instead of running (fail_function). Needs the ports.
  */
 #include "helpers.h"
 #include "kselftest_harness.h"

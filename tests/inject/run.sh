@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# Every call of the user API with each allocation and each copy from or to user memory in it failing once, and with each function that
-# the kernel calls in the module failing; see inject.c.
+# Every call of the user API with each allocation and each copy from or to user memory in it failing once, and with the functions
+# of src/shim/injection.c failing; see inject.c.
 # NETGPU_TEST_FAILURES=all: the driver's, too, without leaving any out; that takes minutes.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
