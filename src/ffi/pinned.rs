@@ -88,18 +88,8 @@ impl Pages {
     /// Pages of all folios that pinned pages are part of: they stay in memory as a whole. Each counts once, if its pages are side by
     /// side in the span.
     fn folio_pages(&self) -> usize {
-        let mut last = core::ptr::null_mut();
-        let mut sum = 0;
-        for &page in self.pages.iter().take(self.pinned) {
-            let mut pages = 0;
-            // SAFETY: By the type invariants the page is pinned, so its folio stays what it is.
-            let folio = unsafe { abi::netgpu_page_folio(page.cast(), &mut pages) };
-            if folio != last {
-                last = folio;
-                sum += pages;
-            }
-        }
-        sum
+        // SAFETY: By the type invariants these are pages and pinned, so their folios stay what they are.
+        unsafe { abi::netgpu_folio_pages(self.pages.as_ptr().cast_mut().cast(), self.pinned) }
     }
 
     /// The pages of the span, in order.

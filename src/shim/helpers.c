@@ -206,12 +206,20 @@ void netgpu_memcpy_toio(void *to, const void *from, size_t len)
 	memcpy_toio((__force void __iomem *)to, from, len);
 }
 
-struct page *netgpu_page_folio(struct page *page, unsigned long *pages)
+/* Here and not in Rust, because a call for each page costs more than the rest. */
+unsigned long netgpu_folio_pages(struct page **pages, unsigned long count)
 {
-	struct folio *folio = page_folio(page);
+	struct folio *last = NULL;
+	unsigned long sum = 0, i;
 
-	*pages = folio_nr_pages(folio);
-	return folio_page(folio, 0);
+	for (i = 0; i < count; i++) {
+		struct folio *folio = page_folio(pages[i]);
+
+		if (folio != last)
+			sum += folio_nr_pages(folio);
+		last = folio;
+	}
+	return sum;
 }
 
 void *netgpu_counters_alloc(u32 count)

@@ -117,7 +117,7 @@ int netgpu_request_gpu_module(void);
 void *netgpu_ioremap_wc(phys_addr_t addr, size_t len);
 void netgpu_iounmap(void *addr);
 void netgpu_memcpy_toio(void *to, const void *from, size_t len);
-struct page *netgpu_page_folio(struct page *page, unsigned long *pages);
+unsigned long netgpu_folio_pages(struct page **pages, unsigned long count);
 void *netgpu_counters_alloc(u32 count);
 void netgpu_counters_free(void *counters);
 void netgpu_counters_add(void *counters, u32 i, u64 n);
