@@ -101,6 +101,13 @@ pub struct Recv {
     /// Receive on so many connections at a time, from send-many.
     #[arg(long, default_value_t = 0)]
     sockets: usize,
+    /// Receive queues from that one on, which they are divided among: those of the first are accepted where to listen, those of the
+    /// next at the next port, and so on.
+    #[arg(long, default_value_t = 1, requires = "sockets")]
+    queues: usize,
+    /// Contexts of netgpu that the queues are divided among.
+    #[arg(long, default_value_t = 1, requires = "sockets")]
+    contexts: usize,
     /// Measure how long it takes until the first bytes come, after asking the kernel for all that the path needs. The sender waits
     /// for that, with --wait.
     #[arg(long)]
@@ -150,6 +157,9 @@ pub struct SendMany {
     /// How many connections.
     #[arg(long)]
     sockets: usize,
+    /// How many queues, and ports, the receiver has for them.
+    #[arg(long, default_value_t = 1)]
+    queues: usize,
 }
 
 /// Arguments of a sender.

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Many connections at a time: what a packet costs should not depend on how many there are.
+//! Many connections at a time, on many queues, of many contexts: what a packet costs should not depend on how many there are.
 
 use std::io::Write;
 use std::mem::MaybeUninit;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use netgpu::{Piece, Received, Socket, SocketConfig};
 use rustix::event::epoll;
 use rustix::process::{Resource, Rlimit};
 
-use crate::measure::{Label, Measurement, Per};
-use crate::receive::{Path, label, open_queue};
+use crate::measure::{Measurement, Per};
+use crate::receive::{Path, label, open_queues};
 use crate::{Recv, SendMany};
 
 /// Bytes that each connection gets in turn.
 const TURN: usize = 16 << 10;
-/// Buffers of registered memory: enough for the turns of a thousand sockets, of which no more than half are with us.
+/// Buffers of registered memory, of all queues: enough for the turns of a thousand sockets, of which no more than half are with us.
 const BUFFERS: usize = 65536;
 /// Bytes dropped at a time, at most.
 const DROPPED: usize = 256 << 20;
@@ -38,12 +38,18 @@ fn many_files() -> Result<()> {
     rustix::process::setrlimit(Resource::Nofile, limit).context("cannot have many files")
 }
 
+/// Where the connections of the queue with that number, from 0 on, are accepted.
+fn address_of(first: SocketAddr, queue: usize) -> SocketAddr {
+    SocketAddr::new(first.ip(), first.port() + queue as u16)
+}
+
 /// Connects so many times, and sends in turn.
 pub(crate) fn send(arguments: &SendMany) -> Result<()> {
     many_files()?;
     let mut streams = Vec::new();
-    for _ in 0..arguments.sockets {
-        streams.push(TcpStream::connect(arguments.address).context("cannot connect")?);
+    for n in 0..arguments.sockets {
+        let address = address_of(arguments.address, n % arguments.queues);
+        streams.push(TcpStream::connect(address).context("cannot connect")?);
     }
     let turn = vec![1; TURN];
     for n in 0..arguments.bytes / TURN as u64 {
@@ -100,22 +106,41 @@ impl End {
 pub(crate) fn recv(arguments: &Recv) -> Result<()> {
     many_files()?;
     let mut measurement = Measurement::new(arguments.common.peer, None);
-    let attached = match arguments.path {
-        Path::Trunc => None,
-        Path::Netgpu => Some(open_queue(arguments, BUFFERS, &mut measurement)?),
+    let each = arguments.queues / arguments.contexts;
+    ensure!(
+        each * arguments.contexts == arguments.queues && each > 0,
+        "each context has as many queues as any other: {} queues are not for {} contexts",
+        arguments.queues,
+        arguments.contexts
+    );
+    // Each context with its queues.
+    let mut contexts = Vec::new();
+    match arguments.path {
+        Path::Trunc => {}
+        Path::Netgpu => {
+            for n in 0..arguments.contexts {
+                let first = arguments.queue + (n * each) as u32;
+                let queues = first..first + each as u32;
+                let buffers = BUFFERS / arguments.queues;
+                contexts.push(open_queues(arguments, queues, buffers, &mut measurement)?);
+            }
+        }
         _ => bail!("many sockets are for trunc and netgpu"),
-    };
-    // With the queue, and not before it: what comes earlier lies in the kernel's memory, and is copied.
-    let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
+    }
+    // With the queues, and not before them: what comes earlier lies in the kernel's memory, and is copied.
+    let listeners = (0..arguments.queues)
+        .map(|n| TcpListener::bind(address_of(arguments.listen, n)).context("cannot listen"))
+        .collect::<Result<Vec<_>>>()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut ends = Vec::new();
     for n in 0..arguments.sockets {
-        let stream = listener.accept().context("cannot accept")?.0;
-        let end = match &attached {
+        let queue = n % arguments.queues;
+        let stream = listeners[queue].accept().context("cannot accept")?.0;
+        let end = match contexts.get(queue / each) {
             None => End::Plain(stream),
-            Some((context, queue)) => {
+            Some((context, queues)) => {
                 let config = SocketConfig {
-                    receive: Some(queue),
+                    receive: Some(&queues[queue % each]),
                     rx_entries: RX_ENTRIES,
                     ..SocketConfig::default()
                 };
@@ -144,10 +169,7 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
             }
         }
     }
-    let label = Label {
-        tag: &format!("sockets={}", arguments.sockets),
-        ..label(arguments)
-    };
+    let label = label(arguments);
     measurement.finish(&label, Per::Packet(payload(label.mtu)?), None);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use tcg_marker::Mailbox;
+use tcg_marker::{Counts, Mailbox};
 
 use crate::receive::Sink;
 
@@ -32,6 +32,16 @@ pub(crate) struct Label<'a> {
 }
 
 impl Label<'_> {
+    /// Prints the rows of the instructions that `units` of something took.
+    pub(crate) fn instructions(&self, counts: &Counts, unit: &str, units: f64) {
+        let print = |kind: &str, count: u64| {
+            self.row(&format!("{kind}instructions/{unit}"), count as f64 / units);
+        };
+        print("user-", counts.user);
+        print("kernel-", counts.kernel);
+        print("", counts.user + counts.kernel);
+    }
+
     /// Prints a row.
     pub(crate) fn row(&self, metric: &str, value: f64) {
         let &Self {
@@ -212,15 +222,7 @@ impl Measurement {
             Per::Packet(payload) => ("packet", f64::from(payload)),
         };
         if let Some(counts) = counts {
-            let print = |kind: &str, count: u64| {
-                label.row(
-                    &format!("{kind}instructions/{unit}"),
-                    count as f64 / (bytes / each),
-                );
-            };
-            print("user-", counts.user);
-            print("kernel-", counts.kernel);
-            print("", counts.user + counts.kernel);
+            label.instructions(&counts, unit, bytes / each);
         } else if let (Some(before), Some(now)) = (start.busy, busy()) {
             label.row(
                 &format!("cpu-us/{unit}"),

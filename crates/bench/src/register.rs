@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use io_uring::IoUring;
 use netgpu::{Context, DmaBufMemory, HostMemory, MemoryArea};
 use netgpu_cuda::{Gpu, GpuMemory};
+use tcg_marker::{Counts, Mailbox};
 
 use crate::Register;
 use crate::measure::Label;
@@ -39,7 +40,7 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
     let gib = len as f64 / f64::from(1 << 30);
     if arguments.memory == Kind::IoUring {
         let label = label(arguments, "io-uring", "host", "");
-        label.row("register-ms/GiB", milliseconds(io_uring(len)?) / gib);
+        io_uring(len)?.rows(&label, gib);
         return Ok(());
     }
     let name = arguments.memory.to_possible_value();
@@ -56,6 +57,8 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
     let memory = Allocated::new(arguments.memory, len)?;
 
     let free = free_memory()?;
+    let mut mailbox = Mailbox::new();
+    mailbox.start();
     let start = Instant::now();
     let region = match memory {
         Allocated::Host(memory) => area.add(memory)?,
@@ -64,7 +67,7 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
     };
     let added = start.elapsed();
     context.attach(&region)?;
-    let registered = start.elapsed();
+    let registered = Cost::until_now(start, &mut mailbox);
     let used = free as f64 - free_memory()? as f64;
 
     let start = Instant::now();
@@ -73,8 +76,8 @@ pub(crate) fn run(arguments: &Register) -> Result<()> {
     until_unused()?;
     let gone = start.elapsed();
     label.row("add-ms/GiB", milliseconds(added) / gib);
-    label.row("attach-ms/GiB", milliseconds(registered - added) / gib);
-    label.row("register-ms/GiB", milliseconds(registered) / gib);
+    label.row("attach-ms/GiB", milliseconds(registered.time - added) / gib);
+    registered.rows(&label, gib);
     label.row("release-ms/GiB", milliseconds(gone) / gib);
     // What was a dma-buf, or of another process before, may still be coming back meanwhile.
     if arguments.memory == Kind::Host {
@@ -98,19 +101,45 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Registers a buffer of io_uring; returns how long that took.
-fn io_uring(len: usize) -> Result<Duration> {
+/// What it takes to register memory.
+struct Cost {
+    time: Duration,
+    /// Of this CPU, where somebody counts them.
+    instructions: Option<Counts>,
+}
+
+impl Cost {
+    fn until_now(start: Instant, mailbox: &mut Mailbox) -> Self {
+        let instructions = mailbox.stop();
+        Self {
+            time: start.elapsed(),
+            instructions,
+        }
+    }
+
+    fn rows(&self, label: &Label<'_>, gib: f64) {
+        label.row("register-ms/GiB", milliseconds(self.time) / gib);
+        if let Some(counts) = &self.instructions {
+            label.instructions(counts, "GiB", gib);
+        }
+    }
+}
+
+/// Registers a buffer of io_uring.
+fn io_uring(len: usize) -> Result<Cost> {
     let ring = IoUring::new(1)?;
     let memory = Pages::anonymous(len, Size::Base)?.share();
     let buffer = libc::iovec {
         iov_base: memory.start().as_ptr().cast(),
         iov_len: memory.len(),
     };
+    let mut mailbox = Mailbox::new();
+    mailbox.start();
     let start = Instant::now();
     // SAFETY: Nothing is done with the buffer, and the ring goes before it.
     unsafe { ring.submitter().register_buffers(&[buffer]) }
         .context("cannot register the buffer")?;
-    let registered = start.elapsed();
+    let registered = Cost::until_now(start, &mut mailbox);
     drop(ring);
     Ok(registered)
 }

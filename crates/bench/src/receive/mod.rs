@@ -20,7 +20,7 @@ use crate::Recv;
 use crate::measure::{Label, Measurement};
 use crate::pattern::Check;
 
-pub(crate) use netgpu::open_queue;
+pub(crate) use netgpu::open_queues;
 
 /// How to receive.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

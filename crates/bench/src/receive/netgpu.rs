@@ -2,6 +2,7 @@
 //! Into memory registered with netgpu.
 
 use std::net::TcpStream;
+use std::ops::Range;
 
 use anyhow::{Context as _, Result, ensure};
 use netgpu::{
@@ -24,14 +25,12 @@ pub(super) struct Netgpu {
 
 impl Receive for Netgpu {
     fn open(arguments: &Recv, measurement: &mut Measurement) -> Result<Self> {
-        let (context, queue) = open_queue(
-            arguments,
-            arguments.buffers.unwrap_or(MEMORY / arguments.buffer_size),
-            measurement,
-        )?;
+        let queues = arguments.queue..arguments.queue + 1;
+        let buffers = arguments.buffers.unwrap_or(MEMORY / arguments.buffer_size);
+        let (context, mut queues) = open_queues(arguments, queues, buffers, measurement)?;
         Ok(Self {
             context,
-            queue,
+            queue: queues.remove(0),
             socket: None,
             rx_entries: arguments.rx_entries,
             host: arguments.common.memory == crate::memory::Memory::Host,
@@ -76,17 +75,20 @@ impl Receive for Netgpu {
     }
 }
 
-/// Takes the receive queue, with so many buffers of registered memory.
-pub(crate) fn open_queue(
+/// Takes these receive queues with one context, and so many buffers of registered memory for each.
+pub(crate) fn open_queues(
     arguments: &Recv,
+    queues: Range<u32>,
     buffers: usize,
     measurement: &mut Measurement,
-) -> Result<(Context, Queue)> {
+) -> Result<(Context, Vec<Queue>)> {
     ensure!(
         buffers >= arguments.regions,
         "so few buffers do not make so many regions"
     );
-    let len = buffers / arguments.regions * arguments.buffer_size;
+    // Of each region each queue has so much.
+    let share = buffers / arguments.regions * arguments.buffer_size;
+    let len = share * queues.len();
     let size = Size::for_buffers(arguments.buffer_size);
     let memory = (0..arguments.regions)
         .map(|_| arguments.common.memory.allocate(len, size, measurement))
@@ -100,13 +102,17 @@ pub(crate) fn open_queue(
         context.attach(&region)?;
         regions.push(region);
     }
-    let queue = context.open_queue(QueueConfig {
-        queue: arguments.queue,
-        fill_entries: arguments.fill_entries.unwrap_or(buffers as u32),
-        header_bytes: IPV4_HEADER_BYTES,
-    })?;
-    for region in &regions {
-        queue.donate(region.take(len).context("the region is in use")?)?;
-    }
-    Ok((context, queue))
+    let open = |queue| -> Result<Queue> {
+        let queue = context.open_queue(QueueConfig {
+            queue,
+            fill_entries: arguments.fill_entries.unwrap_or(buffers as u32),
+            header_bytes: IPV4_HEADER_BYTES,
+        })?;
+        for region in &regions {
+            queue.donate(region.take(share).context("the region is in use")?)?;
+        }
+        Ok(queue)
+    };
+    let queues = queues.map(open).collect::<Result<_>>()?;
+    Ok((context, queues))
 }

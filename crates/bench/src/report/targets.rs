@@ -146,6 +146,9 @@ fn at(rows: &[Row], profile: &str, mtu: u32, targets: &mut Vec<Target>) {
     let speed = ratio("reg", "register-ms/GiB", "io-uring").map(|time| 1.0 / time);
     let what = "speed of registering relative to io_uring".to_owned();
     add(what, speed, Limit::AtLeast(0.8));
+    let fewer = ratio("reg", "instructions/GiB", "io-uring").map(|work| 1.0 / work);
+    let what = "the same by instructions, which no other load moves".to_owned();
+    add(what, fewer, Limit::AtLeast(0.8));
 }
 
 #[cfg(test)]
