@@ -118,11 +118,18 @@ bool take(struct view *v, struct netgpu_rx_entry *entry);
 
 /* Byte @i of the stream that tests send. */
 char pattern(size_t i);
+/* The @len bytes of it from byte @from on, to @to. */
+void pattern_fill(void *to, size_t from, size_t len);
+/* How many of the @len bytes at @data are those from byte @from on: up to the first that is not. */
+size_t pattern_match(const void *data, size_t from, size_t len);
 /*
  * Sends @total bytes of the pattern from the other machine and receives them, giving every buffer back. The number of
  * bytes that arrived right: less than @total when something is wrong, or nothing came for five seconds.
  */
 size_t transfer(int ours, int theirs, struct view *fill, struct view *rx, size_t total);
+
+/* For a loop that has found nothing to do: whoever it waits for needs the processors, too. */
+void pause_for_others(void);
 
 /*
  * All that receiving takes: a region of BUFFERS buffers in an area, a context, a queue that has all of them, and a

@@ -195,7 +195,7 @@ TEST_F(rings, reset_is_reported)
 TEST_F(rings, full_ring_stops_the_sender)
 {
 	struct netgpu_socket_stats stats;
-	size_t sent = 0, got = 0, i;
+	size_t sent = 0, got = 0;
 	struct netgpu_rx_entry e;
 	static char chunk[1 << 16];
 	long long quiet = now_ms() + 1000;
@@ -206,8 +206,7 @@ TEST_F(rings, full_ring_stops_the_sender)
 	while (now_ms() < quiet) {
 		ssize_t n;
 
-		for (i = 0; i < sizeof(chunk); i++)
-			chunk[i] = pattern(sent + i);
+		pattern_fill(chunk, sent, sizeof(chunk));
 		n = send(self->r.pair[1], chunk, sizeof(chunk), MSG_DONTWAIT);
 		if (n > 0) {
 			sent += n;
@@ -228,8 +227,7 @@ TEST_F(rings, full_ring_stops_the_sender)
 	close(epoll);
 	while (got < sent) {
 		ASSERT_TRUE(WAIT_FOR((recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT), take(&self->r.rx, &e)), 5000)) TH_LOG("after %zu of %zu bytes", got, sent);
-		for (i = 0; i < e.len; i++)
-			ASSERT_EQ(pattern(got + i), ((char *)(uintptr_t)e.addr)[i]);
+		ASSERT_EQ(e.len, pattern_match((void *)(uintptr_t)e.addr, got, e.len));
 		got += e.len;
 		give(&self->r.fill, e.addr);
 	}
