@@ -51,8 +51,7 @@ int main(int argc, char **argv)
 	while (pos < bytes) {
 		size_t len = bytes - pos < chunk ? bytes - pos : chunk;
 
-		for (size_t i = 0; i < len; i++)
-			buf[i] = stream_byte(pos + i);
+		stream_fill(buf, len, pos);
 		for (size_t sent = 0; sent < len;)
 			sent += sys(write(fd, buf + sent, len - sent));
 		pos += len;
