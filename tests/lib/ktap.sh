@@ -66,7 +66,9 @@ until_true() {
 
 # Whole seconds since boot, unmoved by changes of the clock.
 now() {
-	cut -d. -f1 /proc/uptime
+	local uptime
+	read -r uptime </proc/uptime
+	echo "${uptime%%.*}"
 }
 
 # ktap_result STATUS NAME BEGAN
