@@ -72,7 +72,7 @@ receive() {
 send() {
 	local line bytes=16777216
 	way "$1"
-	head -c $bytes /dev/urandom >"$work/file"
+	plain-peer make "$work/file" --bytes $bytes
 	peer_receiver "$(address peer 6 5002)"
 	sender "$(address peer 6 5002)" "$work/file" --memory cuda:4M
 	finished "$sender" 60 "$work/send.err"

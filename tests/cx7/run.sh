@@ -175,16 +175,16 @@ small_writes() {
 
 # The area of the case before goes some time after its program.
 huge_pages_are_back() {
-	[ "$(awk '$1 == "HugePages_Free:" { print $2 }' /proc/meminfo)" -ge 16 ]
+	[ "$(awk '$1 == "HugePages_Free:" { print $2 }' /proc/meminfo)" -ge 8 ]
 }
 
 # Buffers of LENGTH bytes: pages of the receive queue, and of its memory key, of that size. With few bytes on a slow kernel: io_uring's
 # area is one mapping, in which the debugging of the DMA API looks for each page that is synced.
 large_buffers() {
-	local mib=64
+	local mib=32
 	[ "${NETGPU_TEST_SLOW:-1}" = 1 ] || mib=8
 	until_true 20 huge_pages_are_back
-	transfer zcrx "$2" "$3" $mib 8192 "$1"
+	transfer zcrx "$2" "$3" $mib 4096 "$1"
 }
 
 # What replaces all channels, or the interface, must come back with the split.
@@ -205,17 +205,17 @@ reopened() {
 	received
 }
 
-# netgpu_receives FAMILY MTU: 64 MiB, exact, nothing copied.
+# netgpu_receives FAMILY MTU: 32 MiB, through half of that, exact, nothing copied.
 netgpu_receives() {
 	local line
 	nic_mtu "$2"
-	receiver "$(address ours "$1" 5001)"
-	peer_sender plain "$(address ours "$1" 5001)" --bytes $((64 * MIB))
+	receiver "$(address ours "$1" 5001)" --memory 16M
+	peer_sender plain "$(address ours "$1" 5001)" --bytes $((32 * MIB))
 	finished "$receiver" 60 "$work/recv.err"
 	finished "$peer" 10 "$work/peer.err"
 	line=$(cat "$work/recv.out")
 	note "$line"
-	equal "bytes" "$(field "$line" rx)" $((64 * MIB))
+	equal "bytes" "$(field "$line" rx)" $((32 * MIB))
 	equal "sha256" "$(field "$line" sha256)" "$(field "$(cat "$work/peer.out")" sha256)"
 	equal "copied" "$(field "$line" copied)" 0
 	check_log
@@ -226,12 +226,12 @@ netgpu_sends() {
 	local line
 	nic_mtu "$2"
 	peer_receiver "$(address peer "$1" 6001)"
-	sender "$(address peer "$1" 6001)" "$work/64M"
+	sender "$(address peer "$1" 6001)" "$work/32M"
 	finished "$sender" 60 "$work/send.err"
 	finished "$peer" 10 "$work/peer.err"
 	line=$(cat "$work/send.out")
 	note "$line"
-	equal "zero-copy" "$(field "$line" zero-copy)" $((64 * MIB))
+	equal "zero-copy" "$(field "$line" zero-copy)" $((32 * MIB))
 	equal "sha256" "$(field "$(cat "$work/peer.out")" sha256)" "$(field "$line" sha256)"
 	check_log
 }
@@ -269,8 +269,9 @@ run tags
 run split_on
 for program in zcrx devmem; do
 	for mtu in 1500 9000; do
-		run transfer $program $NETGPU_ADDR4 $mtu 64
-		run transfer $program $NETGPU_ADDR6 $mtu 64
+		# Through half of that.
+		run transfer $program $NETGPU_ADDR4 $mtu 32 4096
+		run transfer $program $NETGPU_ADDR6 $mtu 32 4096
 	done
 	run small_writes $program
 	run reopened $program
@@ -284,7 +285,7 @@ for mtu in 1500 9000; do
 	run netgpu_receives 4 $mtu
 	run netgpu_receives 6 $mtu
 done
-head -c $((64 * MIB)) /dev/urandom >"$work/64M"
+plain-peer make "$work/32M" --bytes $((32 * MIB))
 run netgpu_sends 4 1500
 run netgpu_sends 6 9000
 run split_off

@@ -13,11 +13,11 @@ cd "$(dirname "$0")" || exit 1
 # all options that TCP can carry, less the timestamps that every segment has.
 slack=28
 
-# stream FAMILY MTU PADDED: 64 MiB, exact; nothing copied from a padded sender, the slack from another.
+# stream FAMILY MTU PADDED: 32 MiB, through half of that, exact; nothing copied from a padded sender, the slack from another.
 stream() {
-	local family="$1" mtu="$2" padded="$3" bytes=67108864 before segments line
+	local family="$1" mtu="$2" padded="$3" bytes=33554432 before segments line
 	nic_mtu "$mtu"
-	receiver "$(address ours "$family" 5001)"
+	receiver "$(address ours "$family" 5001)" --memory 16M
 	before=$(peer_segments)
 	peer_sender "$padded" "$(address ours "$family" 5001)" --bytes $bytes --seed "$mtu"
 	finished "$receiver" 60 "$work/recv.err"
@@ -35,11 +35,11 @@ stream() {
 	fi
 }
 
-# A stream of 256 MiB through a region of 8 MiB: every buffer is used some thirty times.
+# A stream of 128 MiB through a region of 4 MiB: every buffer is used some thirty times.
 larger_than_the_region() {
-	local bytes=268435456 line
+	local bytes=134217728 line
 	nic_mtu 9000
-	receiver "$(address ours 4 5002)" --memory 8M
+	receiver "$(address ours 4 5002)" --memory 4M
 	peer_sender padded "$(address ours 4 5002)" --bytes $bytes
 	finished "$receiver" 120 "$work/recv.err"
 	finished "$peer" 10 "$work/peer.err"
@@ -77,7 +77,7 @@ short() {
 # A reader that does not read: the TCP window closes, the sender waits, no packet is lost for want of buffers; then it
 # reads, and everything is there.
 slow_reader() {
-	local family="$1" bytes=134217728 lost reader
+	local family="$1" bytes=67108864 lost reader
 	nic_mtu 1500
 	mkfifo "$work/pipe"
 	defer rm "$work/pipe"

@@ -90,7 +90,7 @@ no_split_with_lro() {
 jumbo() {
 	nic_mtu 9000
 	defer nic_mtu 1500
-	transfer "$1" "$NETGPU_ADDR6" $((64 * MIB))
+	transfer "$1" "$NETGPU_ADDR6" $((32 * MIB))
 }
 
 no_gro() {
@@ -202,8 +202,8 @@ run no_split_with_lro
 run split_on
 run beside_striding_queues zcrx
 for program in zcrx devmem; do
-	run transfer $program $NETGPU_ADDR4 $((64 * MIB))
-	run transfer $program $NETGPU_ADDR6 $((64 * MIB))
+	run transfer $program $NETGPU_ADDR4 $((32 * MIB))
+	run transfer $program $NETGPU_ADDR6 $((32 * MIB))
 	run jumbo $program
 	run no_gro $program
 	run small_writes $program

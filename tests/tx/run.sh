@@ -25,11 +25,11 @@ stream() {
 	local family="$1" mtu="$2"
 	nic_mtu "$mtu"
 	peer_receiver "$(address peer "$family" 6001)"
-	sender "$(address peer "$family" 6001)" "$work/64M"
+	sender "$(address peer "$family" 6001)" "$work/32M"
 	finished "$sender" 60 "$work/send.err"
 	finished "$peer" 10 "$work/peer.err"
-	check_sent 67108864
-	equal "sha256 of the file" "$(sha256sum <"$work/64M" | cut -d' ' -f1)" "$(field "$(cat "$work/send.out")" sha256)"
+	check_sent 33554432
+	equal "sha256 of the file" "$sum" "$(field "$(cat "$work/send.out")" sha256)"
 }
 
 larger_than_the_region() {
@@ -37,17 +37,17 @@ larger_than_the_region() {
 	peer_receiver "$(address peer 4 6002)"
 	mkfifo "$work/pipe"
 	defer rm "$work/pipe"
-	cat "$work/64M" "$work/64M" "$work/64M" "$work/64M" >"$work/pipe" &
+	cat "$work/32M" "$work/32M" "$work/32M" "$work/32M" >"$work/pipe" &
 	defer reap $!
-	sender "$(address peer 4 6002)" "$work/pipe" --memory 8M
+	sender "$(address peer 4 6002)" "$work/pipe" --memory 4M
 	finished "$sender" 120 "$work/send.err"
 	finished "$peer" 10 "$work/peer.err"
-	check_sent 268435456
+	check_sent 134217728
 }
 
 short() {
 	local bytes="$1"
-	head -c "$bytes" "$work/64M" >"$work/short"
+	head -c "$bytes" "$work/32M" >"$work/short"
 	peer_receiver "$(address peer 4 6003)"
 	sender "$(address peer 4 6003)" "$work/short" --memory 64K
 	finished "$sender" 20 "$work/send.err"
@@ -71,7 +71,7 @@ slow_reader() {
 	defer rm "$work/pipe"
 	exec 9<>"$work/pipe"
 	peer_receiver "$(address peer 4 6004)" --output "$work/pipe"
-	sender "$(address peer 4 6004)" "$work/64M" --memory 1M
+	sender "$(address peer 4 6004)" "$work/32M" --memory 1M
 	until_true 20 sending
 	stalls sent_bytes
 	note "the sender waits after $stalled_at bytes"
@@ -82,7 +82,7 @@ slow_reader() {
 	exec 9>&-
 	finished "$sender" 60 "$work/send.err"
 	finished "$peer" 10 "$work/peer.err"
-	check_sent 67108864
+	check_sent 33554432
 }
 
 # The other machine reads nothing and has sent something, which the sender does not take: it sleeps while it waits.
@@ -96,7 +96,7 @@ sleeps_beside_unread_bytes() {
 	defer reap "$reader"
 	exec 9>"$work/pipe"
 	until_true 20 peer_listens 6011
-	sender "$(address peer 4 6011)" "$work/64M" --memory 1M
+	sender "$(address peer 4 6011)" "$work/32M" --memory 1M
 	echo here >&9
 	until_true 20 sending
 	kill -STOP "$reader"
@@ -108,7 +108,7 @@ sleeps_beside_unread_bytes() {
 	kill -CONT "$reader"
 	exec 9>&-
 	finished "$sender" 60 "$work/send.err"
-	equal "bytes sent" "$(field "$(cat "$work/send.out")" tx)" 67108864
+	equal "bytes sent" "$(field "$(cat "$work/send.out")" tx)" 33554432
 }
 
 peer_listens() {
@@ -124,7 +124,7 @@ lossy_cable() {
 	nic_mtu 1500
 	tc qdisc add dev "$NETGPU_DEV" root netem loss 1% reorder 5% delay 1ms || skip "no netem in this kernel"
 	defer tc qdisc del dev "$NETGPU_DEV" root
-	head -c 16777216 "$work/64M" >"$work/short"
+	head -c 16777216 "$work/32M" >"$work/short"
 	peer_receiver "$(address peer 4 6005)"
 	sender "$(address peer 4 6005)" "$work/short" --memory 4M
 	finished "$sender" 120 "$work/send.err"
@@ -160,14 +160,14 @@ interrupted() {
 
 # Both ways at once, from and to the same port.
 both_ways() {
-	local bytes=67108864 peer_recv
+	local bytes=33554432 peer_recv
 	nic_mtu 9000
 	peer_receiver "$(address peer 4 6008)"
 	peer_recv=$peer
 	mv "$work/peer.out" "$work/peer_recv.out"
-	receiver "$(address ours 4 6009)"
+	receiver "$(address ours 4 6009)" --memory 16M
 	peer_sender padded "$(address ours 4 6009)" --bytes $bytes
-	sender "$(address peer 4 6008)" "$work/64M"
+	sender "$(address peer 4 6008)" "$work/32M"
 	finished "$sender" 90 "$work/send.err"
 	finished "$receiver" 90 "$work/recv.err"
 	finished "$peer" 10 "$work/peer.err"
@@ -179,12 +179,12 @@ both_ways() {
 }
 
 refused() {
-	netgpu send --dev lo 127.0.0.1:6010 "$work/64M" 2>"$work/send.err" && fail "netgpu sent on lo"
+	netgpu send --dev lo 127.0.0.1:6010 "$work/32M" 2>"$work/send.err" && fail "netgpu sent on lo"
 	grep -q . "$work/send.err" || fail "no reason given"
 	netgpu send --dev "$NETGPU_DEV" "$(address peer 4 6010)" /nosuch 2>"$work/send.err" && fail "there is no such file"
 	grep -q nosuch "$work/send.err" || fail "the message does not name the file"
 	# Nobody listens.
-	netgpu send --dev "$NETGPU_DEV" "$(address peer 4 6010)" "$work/64M" 2>"$work/send.err" && fail "nobody listens"
+	netgpu send --dev "$NETGPU_DEV" "$(address peer 4 6010)" "$work/32M" 2>"$work/send.err" && fail "nobody listens"
 	grep -q "$NETGPU_PEER_ADDR4" "$work/send.err" || fail "the message does not name the address"
 }
 
@@ -216,7 +216,9 @@ nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
 settings_at_first=$(nic_settings)
-head -c 67108864 /dev/urandom >"$work/64M"
+# Not from /dev/urandom, which is slow on an emulated processor.
+plain-peer make "$work/32M" --bytes 33554432
+sum=$(sha256sum <"$work/32M" | cut -d' ' -f1)
 for mtu in 1500 9000; do
 	run stream 4 $mtu
 	run stream 6 $mtu
