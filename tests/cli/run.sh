@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# The `netgpu` command beside recv and send: doctor, setup, restore, show, bench, pad on and off, and its documents.
+# The `netgpu` command beside recv and send: doctor, setup, restore, show, bench, pad on and off, and its documents; and what it shows on a
+# terminal.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh
 . ../lib/check.sh
 . ../lib/transfer.sh
+
+escape=$(printf '\033')
 
 # says STATUS CHECK [PATTERN]: a line of the last doctor's report.
 says() {
@@ -238,7 +241,7 @@ shows() {
 		grep -q "^ *$field " "$work/show" || fail "no table of $field"
 	done
 	# No colours for a file.
-	! grep -q "$(printf '\033')" "$work/show" || fail "there are escape sequences"
+	! grep -q "$escape" "$work/show" || fail "there are escape sequences"
 
 	netgpu show --json >"$work/show"
 	has "$work/show" "{\"contexts\":[{\"id\":$id,\"ifindex\":$(cat "/sys/class/net/$NETGPU_DEV/ifindex"),\"device\":\"$NETGPU_DEV\""
@@ -287,7 +290,7 @@ show_says_why_not() {
 
 recv_verifies() {
 	local sum bytes=3000000
-	head -c $bytes /dev/urandom >"$work/sent"
+	plain-peer make "$work/sent" --bytes $bytes
 	sum=$(sha256sum <"$work/sent" | cut -d' ' -f1)
 	for wanted in "$sum" "$(echo "$sum" | tr 0-9a-f 1-9a-f0)"; do
 		receiver "$(address ours 4 5103)" --memory 4M --json --verify "$wanted" --output "$work/received" --verbose
@@ -298,7 +301,7 @@ recv_verifies() {
 		cmp "$work/sent" "$work/received"
 		has "$work/recv.out" "{\"direction\":\"rx\",\"bytes\":$bytes,"
 		has "$work/recv.out" "\"sha256\":\"$sum\"}"
-		! grep -q "$(printf '\033')" "$work/recv.err" || fail "there are escape sequences"
+		! grep -q "$escape" "$work/recv.err" || fail "there are escape sequences"
 		if [ "$wanted" = "$sum" ]; then
 			equal "status" "$rc" 0
 		else
@@ -326,6 +329,89 @@ send_from_a_pipe_as_json() {
 		fi
 		port=$((port + 1))
 	done
+}
+
+# on_a_terminal COMMAND...: as a user types it, on a terminal of 80 columns. Its keys are written to descriptor 8, what it shows goes to
+# $work/screen; the status, and whether the terminal is as it was, come after it. Leaves $terminal.
+on_a_terminal() {
+	cat >"$work/session" <<-END
+		stty rows 24 cols 80
+		stty -g >"$work/terminal.before"
+		# The shell outlives Ctrl-C.
+		trap : INT
+		$(ktap_quote "$@")
+		echo "status \$?"
+		stty -g >"$work/terminal.after"
+	END
+	mkfifo "$work/keys"
+	defer rm "$work/keys"
+	exec 8<>"$work/keys"
+	script -qefc "sh $work/session" /dev/null <&8 >"$work/screen" 2>&1 8>&- 9>&- &
+	terminal=$!
+	defer reap "$terminal"
+}
+
+# erased TEXT: it came where a bar was, of which nothing stays; keys and cursor are as they were.
+erased() {
+	tr '\r' '\n' <"$work/screen" | grep -q "^$escape\\[2K$1" || fail "$(cat "$work/screen")"
+	! grep -q "$escape\\[?" "$work/screen" || fail "it has changed the terminal's modes: $(cat "$work/screen")"
+	cmp "$work/terminal.before" "$work/terminal.after"
+}
+
+# bar_shows PATTERN
+bar_shows() {
+	tr '\r' '\n' <"$work/screen" | grep -qE "^($escape\\[2K)?$1 *$"
+}
+
+# rests_here ARGS...: `netgpu recv` on a terminal has got 3000000 bytes, and the peer sends more when somebody writes to descriptor 9.
+rests_here() {
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	exec 9<>"$work/pipe"
+	on_a_terminal netgpu recv --dev "$NETGPU_DEV" --listen "$(address ours 4 5120)" --memory 4M "$@"
+	until_true 20 grep -q "listening on" "$work/screen"
+	peer_sender plain "$(address ours 4 5120)" --file "$work/pipe"
+	head -c 3000000 /dev/zero >&9
+}
+
+# The bar has all of what came, and Ctrl-C leaves nothing of it.
+bar_of_a_receiver() {
+	rests_here
+	until_true 20 bar_shows 'rx [^ ]+ 2\.86 MiB [0-9.]+ [KMi]*B/s [0-9]+[smh]'
+	printf '\003' >&8
+	until_true 20 gone "$terminal"
+	exec 9>&-
+	erased "status 130"
+}
+
+# The other machine does not read: then the bar is somewhere between start and end.
+bar_of_a_sender() {
+	plain-peer make "$work/file" --bytes 3000000
+	peer_receiver "$(address peer 4 5121)"
+	kill -STOP "$peer"
+	on_a_terminal netgpu send --dev "$NETGPU_DEV" "$(address peer 4 5121)" "$work/file"
+	until_true 20 bar_shows 'tx [█░]+ [1-9][0-9.]* [KM]iB/2\.86 MiB [0-9.]+ [KMi]*B/s [0-9]+[smh]'
+	! bar_shows 'tx [█░]+ 2\.86 MiB/.*' || fail "the bar is at its end: $(cat "$work/screen")"
+	kill -CONT "$peer"
+	finished "$peer" 20 "$work/peer.err"
+	until_true 20 gone "$terminal"
+	erased "tx 3000000 bytes  zero-copy 3000000 "
+	grep -q "^status 0" "$work/screen" || fail "$(cat "$work/screen")"
+}
+
+# A file, and whoever wants JSON, gets text only.
+no_bar() {
+	rests_here --json
+	exec 9>&-
+	until_true 20 gone "$terminal"
+	has "$work/screen" '{"direction":"rx","bytes":3000000,'
+	equal "lines" "$(wc -l <"$work/screen")" 3
+	! grep -q "$escape" "$work/screen" || fail "there are escape sequences: $(cat "$work/screen")"
+
+	receiver "$(address ours 4 5122)" --memory 4M
+	peer_sender plain "$(address ours 4 5122)" --bytes 3000000
+	finished "$receiver" 20 "$work/recv.err"
+	! grep -vE '^netgpu: (listening on .*|rx [0-9]+ bytes so far, .*)$' "$work/recv.err" || fail "the above is no line of it"
 }
 
 # from_cgroup PADDED: what is copied of a stream whose sender is in the cgroup.
@@ -409,7 +495,7 @@ documents() {
 	done
 }
 
-plan 17
+plan 20
 nic_up
 pinned_at_first=$(pinned_pages)
 run doctor_without_the_module
@@ -425,6 +511,9 @@ run shows
 run show_says_why_not
 run recv_verifies
 run send_from_a_pipe_as_json
+run bar_of_a_receiver
+run bar_of_a_sender
+run no_bar
 run benches
 run pad_a_cgroup
 run documents

@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
     /// Fail unless what is received has this SHA-256, in hexadecimal.
     #[arg(long, value_name = "SHA256", value_parser = report::sha256)]
     verify: Option<String>,
-    /// Print the summary as JSON.
+    /// Print the summary as JSON, and no progress.
     #[arg(long)]
     json: bool,
 }
@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let mut socket = context.attach_socket(stream, config)?;
     let hash = arguments.sha256 || arguments.verify.is_some();
-    let mut meter = Meter::start(Direction::Rx, None, hash);
+    let mut meter = Meter::start(Direction::Rx, None, hash, arguments.json);
     let mut pieces: Vec<Piece> = Vec::with_capacity(BATCH);
     // Of what the CPU does not reach. A piece lies in a buffer.
     let mut copy = vec![0; buffer_size];

@@ -10,6 +10,9 @@ use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+/// Time between two looks of the bar at how far the stream is.
+const TICK: Duration = Duration::from_millis(100);
+
 /// Time between two lines of progress where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -39,29 +42,44 @@ pub(crate) fn sha256(text: &str) -> Result<String, String> {
     }
 }
 
-/// Counts a stream as it passes, and shows it on stderr: as a bar on a terminal, as lines elsewhere.
+/// How the progress is shown on stderr.
+enum Progress {
+    /// On a terminal.
+    Bar(ProgressBar),
+    /// Elsewhere, a line now and then.
+    Lines { next: Instant },
+    /// To programs, which want the summary only.
+    Nothing,
+}
+
+/// Counts a stream as it passes, and shows it.
 pub(crate) struct Meter {
     direction: Direction,
     bytes: u64,
     hash: Option<Sha256>,
     start: Instant,
-    bar: Option<ProgressBar>,
-    next_line: Instant,
+    progress: Progress,
 }
 
 impl Meter {
-    /// Starts the clock. `total` is the length of the stream, where known.
-    pub(crate) fn start(direction: Direction, total: Option<u64>, hash: bool) -> Self {
+    /// Starts the clock. `total` is the length of the stream, where known. With `json`, no progress is shown.
+    pub(crate) fn start(direction: Direction, total: Option<u64>, hash: bool, json: bool) -> Self {
         let start = Instant::now();
+        let progress = if json {
+            Progress::Nothing
+        } else if std::io::stderr().is_terminal() {
+            Progress::Bar(bar(direction, total))
+        } else {
+            Progress::Lines {
+                next: start + LINE_INTERVAL,
+            }
+        };
         Self {
             direction,
             bytes: 0,
             hash: hash.then(Sha256::new),
             start,
-            bar: std::io::stderr()
-                .is_terminal()
-                .then(|| bar(direction, total)),
-            next_line: start + LINE_INTERVAL,
+            progress,
         }
     }
 
@@ -79,18 +97,22 @@ impl Meter {
 
     /// Shows how far it is. Cheap enough for every few kilobytes.
     pub(crate) fn show(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(self.bytes);
-        } else if Instant::now() >= self.next_line {
-            self.next_line += LINE_INTERVAL;
-            let Self {
-                direction,
-                bytes,
-                start,
-                ..
-            } = self;
-            let rate = gigabits(*bytes, start.elapsed());
-            eprintln!("netgpu: {direction} {bytes} bytes so far, {rate:.2} Gbit/s");
+        match &mut self.progress {
+            Progress::Bar(bar) => bar.set_position(self.bytes),
+            Progress::Lines { next } => {
+                if Instant::now() >= *next {
+                    *next += LINE_INTERVAL;
+                    let Self {
+                        direction,
+                        bytes,
+                        start,
+                        ..
+                    } = self;
+                    let rate = gigabits(*bytes, start.elapsed());
+                    eprintln!("netgpu: {direction} {bytes} bytes so far, {rate:.2} Gbit/s");
+                }
+            }
+            Progress::Nothing => {}
         }
     }
 
@@ -128,10 +150,14 @@ fn bar(direction: Direction, total: Option<u64>) -> ProgressBar {
         ),
     };
     let style = ProgressStyle::with_template(template).expect("the template is well-formed");
-    bar.with_style(style)
+    let bar = bar
+        .with_style(style)
         .with_prefix(direction.to_string())
         // Nothing stays of it, so that whatever is said next starts a line.
-        .with_finish(ProgressFinish::AndClear)
+        .with_finish(ProgressFinish::AndClear);
+    // A stream that rests is shown as far as it came, and time goes on.
+    bar.enable_steady_tick(TICK);
+    bar
 }
 
 /// The result of moving one stream.
@@ -202,7 +228,7 @@ mod tests {
     use super::*;
 
     fn summary() -> Summary {
-        let mut meter = Meter::start(Direction::Rx, None, true);
+        let mut meter = Meter::start(Direction::Rx, None, true, true);
         meter.add(b"a");
         meter.add(b"bc");
         Summary {

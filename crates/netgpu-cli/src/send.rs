@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     /// Fail, in the end, unless what was sent has this SHA-256, in hexadecimal.
     #[arg(long, value_name = "SHA256", value_parser = report::sha256)]
     verify: Option<String>,
-    /// Print the summary as JSON.
+    /// Print the summary as JSON, and no progress.
     #[arg(long)]
     json: bool,
 }
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
 
     let hash = arguments.sha256 || arguments.verify.is_some();
-    let mut meter = Meter::start(Direction::Tx, input.len, hash);
+    let mut meter = Meter::start(Direction::Tx, input.len, hash, arguments.json);
     let mut free = chunks(&region);
     let mut current: Option<Payload> = None;
     loop {
