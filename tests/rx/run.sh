@@ -104,12 +104,12 @@ slow_reader() {
 
 # The same many times over a few milliseconds each.
 hesitant_reader() {
-	local bytes=33554432 reader
+	local bytes=16777216 reader
 	nic_mtu 9000
 	mkfifo "$work/pipe"
 	defer rm "$work/pipe"
 	(
-		while dd bs=256k count=1 iflag=fullblock 2>"$work/dd" && ! grep -q '^0+0' "$work/dd"; do sleep 0.01; done
+		while dd bs=256k count=1 iflag=fullblock 2>"$work/dd" && read -r records _ <"$work/dd" && [ "$records" != 0+0 ]; do sleep 0.01; done
 	) <"$work/pipe" >"$work/copy" &
 	reader=$!
 	defer reap "$reader"
