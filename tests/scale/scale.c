@@ -132,6 +132,8 @@ static bool stream(struct conn *conns, size_t n, struct view *fills, size_t n_fi
 	size_t left = n, i;
 
 	while (left && now_ms() < end) {
+		bool idle = true;
+
 		left = 0;
 		for (i = 0; i < n; i++) {
 			size_t before = conns[i].got;
@@ -139,10 +141,14 @@ static bool stream(struct conn *conns, size_t n, struct view *fills, size_t n_fi
 			push(&conns[i], total);
 			if (!pull(&conns[i], &fills[i % n_fills]))
 				return false;
-			if (conns[i].got != before)
+			if (conns[i].got != before) {
 				end = now_ms() + 10000;
+				idle = false;
+			}
 			left += conns[i].got < total;
 		}
+		if (idle)
+			pause_for_others();
 	}
 	for (i = 0; i < n; i++)
 		if (conns[i].got != total) {
