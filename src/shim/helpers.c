@@ -6,6 +6,7 @@
 #include <linux/kmod.h>
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
+#include <linux/scatterlist.h>
 
 #include "shim.h"
 
@@ -206,7 +207,7 @@ void netgpu_memcpy_toio(void *to, const void *from, size_t len)
 	memcpy_toio((__force void __iomem *)to, from, len);
 }
 
-/* Here and not in Rust, because a call for each page costs more than the rest. */
+/* Here and not in Rust, this one and the next: a call for each page would cost more than the rest. */
 unsigned long netgpu_folio_pages(struct page **pages, unsigned long count)
 {
 	struct folio *last = NULL;
@@ -220,6 +221,20 @@ unsigned long netgpu_folio_pages(struct page **pages, unsigned long count)
 		last = folio;
 	}
 	return sum;
+}
+
+unsigned long netgpu_neighbour_pages(struct page **pages, unsigned long count)
+{
+	unsigned long n = 1;
+
+	while (n < count && page_to_pfn(pages[n]) == page_to_pfn(pages[n - 1]) + 1)
+		n++;
+	return n;
+}
+
+void netgpu_sg_set_page(struct scatterlist *sg, struct page *page, unsigned int len)
+{
+	sg_set_page(sg, page, len, 0);
 }
 
 void *netgpu_counters_alloc(u32 count)

@@ -118,6 +118,8 @@ void *netgpu_ioremap_wc(phys_addr_t addr, size_t len);
 void netgpu_iounmap(void *addr);
 void netgpu_memcpy_toio(void *to, const void *from, size_t len);
 unsigned long netgpu_folio_pages(struct page **pages, unsigned long count);
+unsigned long netgpu_neighbour_pages(struct page **pages, unsigned long count);
+void netgpu_sg_set_page(struct scatterlist *sg, struct page *page, unsigned int len);
 void *netgpu_counters_alloc(u32 count);
 void netgpu_counters_free(void *counters);
 void netgpu_counters_add(void *counters, u32 i, u64 n);
