@@ -145,7 +145,12 @@ TEST_F(stats, received_bytes)
 	if (variant->steered) {
 		EXPECT_LT(total / 2, s->socket.rx_zerocopy);
 		EXPECT_LT(0U, s->socket.rx_copied_split);
-		EXPECT_EQ(s->socket.rx_copied_packets, s->queue.rx_packets);
+		/* A packet that is too short for the split, if TCP sends one, is none of the queue's. */
+		if (s->socket.rx_copied_unsplit) {
+			EXPECT_GT(s->socket.rx_copied_packets, s->queue.rx_packets);
+		} else {
+			EXPECT_EQ(s->socket.rx_copied_packets, s->queue.rx_packets);
+		}
 	} else {
 		EXPECT_EQ(total, s->socket.rx_copied_unsplit);
 		EXPECT_EQ(0U, s->queue.rx_packets);
