@@ -201,12 +201,18 @@ long long now_ms(void);
 /* How many times slower than usual everything may be: on kernels with debugging. */
 int slowness(void);
 
-/* Waits until @cond holds or @ms have passed, as many times over as everything is slower; the value is whether it held. */
+/*
+ * Waits until @cond holds or @ms have passed, as many times over as everything is slower; the value is whether it held. Looks less often
+ * the longer it takes: a look may be long work itself.
+ */
 #define WAIT_FOR(cond, ms) ({						\
 	long long __end = now_ms() + (ms) * slowness();		\
+	unsigned int __nap = 1000;					\
 	bool __held;							\
-	while (!(__held = (cond)) && now_ms() < __end)			\
-		usleep(1000);						\
+	while (!(__held = (cond)) && now_ms() < __end) {		\
+		usleep(__nap);						\
+		__nap = __nap < 16000 ? 2 * __nap : __nap;		\
+	}								\
 	__held;								\
 })
 

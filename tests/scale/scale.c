@@ -253,6 +253,8 @@ TEST_F_TIMEOUT(crowd, receives_and_shares, 120)
 		}
 		if (sent != before)
 			quiet = now_ms() + 1000;
+		else
+			pause_for_others();
 	}
 	for (i = 0; i < SOCKETS; i++) {
 		ASSERT_EQ(0, ng_socket_stats(self->fd, self->conns[i].id, &stats));

@@ -67,6 +67,8 @@ TEST_F(rings, several_sockets)
 	while (now_ms() < quiet)
 		if (send(self->r.pair[1], stuffing, sizeof(stuffing), MSG_DONTWAIT) > 0)
 			quiet = now_ms() + 500;
+		else
+			pause_for_others();
 	for (i = 0; i < OTHERS; i++)
 		EXPECT_EQ(1U << 20, transfer(pairs[i][0], pairs[i][1], &self->r.fill, &rx[i], 1 << 20)) TH_LOG("connection %d", i);
 	for (i = 0; i < OTHERS; i++) {
@@ -166,6 +168,8 @@ TEST_F(rings, share_of_buffers)
 		}
 		if (moved)
 			quiet = now_ms() + 1000;
+		else
+			pause_for_others();
 	}
 	/* Half of what was donated, for a single socket. */
 	EXPECT_LT(0U, buffers);
@@ -211,6 +215,8 @@ TEST_F(rings, full_ring_stops_the_sender)
 		if (n > 0) {
 			sent += n;
 			quiet = now_ms() + 1000;
+		} else {
+			pause_for_others();
 		}
 		ASSERT_GT(256U << 20, sent) TH_LOG("the sender never stops");
 	}
