@@ -334,12 +334,14 @@ send_from_a_pipe_as_json() {
 # on_a_terminal COMMAND...: as a user types it, on a terminal of 80 columns. Its keys are written to descriptor 8, what it shows goes to
 # $work/screen; the status, and whether the terminal is as it was, come after it. Leaves $terminal.
 on_a_terminal() {
+	local quoted
+	ktap_quote "$@"
 	cat >"$work/session" <<-END
 		stty rows 24 cols 80
 		stty -g >"$work/terminal.before"
 		# The shell outlives Ctrl-C.
 		trap : INT
-		$(ktap_quote "$@")
+		$quoted
 		echo "status \$?"
 		stty -g >"$work/terminal.after"
 	END

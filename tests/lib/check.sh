@@ -34,9 +34,13 @@ kmemleak_clear() {
 }
 
 kmemleak_check() {
-	local old_enough
-	old_enough=$(($(now) + 6))
-	while [ "$(now)" -lt "$old_enough" ]; do sleep 0.2; done
+	local old_enough now
+	now
+	old_enough=$((now + 6))
+	while [ "$now" -lt "$old_enough" ]; do
+		sleep 0.2
+		now
+	done
 	echo scan >/sys/kernel/debug/kmemleak
 	echo scan >/sys/kernel/debug/kmemleak
 	cat /sys/kernel/debug/kmemleak >"$ktap_tmp/leaks"

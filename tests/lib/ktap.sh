@@ -10,6 +10,8 @@
 #
 # In a case: `fail TEXT`, `skip REASON`, `note TEXT`; `defer COMMAND...` runs COMMAND when the case ends, the last
 # one first; `until_true SECONDS COMMAND...` waits for a condition and fails when its time is over.
+#
+# On an emulated processor a program takes a fiftieth of a second to start, and a subshell half of that: what is here starts few.
 
 ktap_number=0
 ktap_failed=0
@@ -36,15 +38,22 @@ skip() {
 	exit 4
 }
 
-# Quotes each word for eval.
+# Quotes each word for eval, into $quoted.
 ktap_quote() {
+	local word
+	quoted=
 	for word in "$@"; do
-		printf "'%s' " "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"
+		case $word in
+		*\'*) word=$(printf '%s' "$word" | sed "s/'/'\\\\''/g") ;;
+		esac
+		quoted="$quoted'$word' "
 	done
 }
 
 defer() {
-	ktap_undo="$(ktap_quote "$@")
+	local quoted
+	ktap_quote "$@"
+	ktap_undo="$quoted
 ${ktap_undo-}"
 }
 
@@ -55,25 +64,33 @@ quietly() {
 
 until_true() {
 	# On a slow kernel, see scripts/test --debug, everything takes longer.
-	local limit=$(($1 * ${NETGPU_TEST_SLOW:-1})) end
+	local limit=$(($1 * ${NETGPU_TEST_SLOW:-1})) end tries=0 nap=0.05 now
 	shift
-	end=$(($(now) + limit))
+	now
+	end=$((now + limit))
 	while ! "$@"; do
-		[ "$(now)" -lt "$end" ] || fail "not within $limit s: $*"
-		sleep 0.05
+		now
+		[ "$now" -lt "$end" ] || fail "not within $limit s: $*"
+		tries=$((tries + 1))
+		case $tries in
+		4) nap=0.1 ;;
+		8) nap=0.2 ;;
+		esac
+		sleep $nap
 	done
 }
 
-# Whole seconds since boot, unmoved by changes of the clock.
+# Whole seconds since boot, unmoved by changes of the clock, into $now.
 now() {
-	local uptime
-	read -r uptime </proc/uptime
-	echo "${uptime%%.*}"
+	read -r now </proc/uptime
+	now=${now%%.*}
 }
 
 # ktap_result STATUS NAME BEGAN
 ktap_result() {
-	local rc="$1" name="$2" took=$(($(now) - $3))
+	local rc="$1" name="$2" now took
+	now
+	took=$((now - $3))
 	ktap_number=$((ktap_number + 1))
 	# What to look at first when the tests take too long.
 	[ $took -lt 5 ] || note "$took s"
@@ -88,13 +105,15 @@ ktap_result() {
 		echo "not ok $ktap_number $name"
 		;;
 	esac
-	rm -f "$ktap_tmp/skip"
+	[ ! -e "$ktap_tmp/skip" ] || rm "$ktap_tmp/skip"
 }
 
 run() {
-	local name began
-	began=$(now)
-	name=$(echo "$*" | tr ' ' '.')
+	local name='' now word
+	now
+	for word in "$@"; do
+		name=$name${name:+.}$word
+	done
 	# Not in a condition: that would switch set -e off inside.
 	(
 		ktap_undo=
@@ -103,18 +122,18 @@ run() {
 		set -e
 		"$@"
 	)
-	ktap_result $? "$name" "$began"
+	ktap_result $? "$name" "$now"
 }
 
 program() {
-	local name="$1" began
-	began=$(now)
+	local name="$1" now
+	now
 	shift
 	{
 		"$@" 2>&1
 		echo $? >"$ktap_tmp/rc"
 	} | sed 's/^/  /'
-	ktap_result "$(cat "$ktap_tmp/rc")" "$name" "$began"
+	ktap_result "$(cat "$ktap_tmp/rc")" "$name" "$now"
 }
 
 finish() {

@@ -9,7 +9,16 @@ mkdir -p "$work"
 
 # field LINE WORD: the word after WORD in a line of results.
 field() {
-	echo "$1" | awk -v word="$2" '{ for (i = 1; i < NF; i++) if ($i == word) { print $(i + 1); exit } }'
+	local word="$2"
+	# shellcheck disable=SC2086 # its words
+	set -- $1
+	while [ $# -gt 1 ]; do
+		[ "$1" != "$word" ] || {
+			echo "$2"
+			return
+		}
+		shift
+	done
 }
 
 # equal WHAT A B
@@ -137,16 +146,20 @@ peer_acked() {
 
 # stalls COMMAND...: waits until the number that COMMAND prints stays the same for two seconds. Leaves it in $stalled_at.
 stalls() {
-	local value end limit=$(($(now) + 60))
+	local value end limit now
+	now
+	limit=$((now + 60))
 	stalled_at=$("$@")
-	end=$(($(now) + 2))
-	while [ "$(now)" -le "$end" ]; do
-		[ "$(now)" -lt "$limit" ] || fail "it goes on and on: $*"
+	now
+	end=$((now + 2))
+	while [ "$now" -le "$end" ]; do
+		[ "$now" -lt "$limit" ] || fail "it goes on and on: $*"
 		sleep 0.1
 		value=$("$@")
+		now
 		[ "$value" = "$stalled_at" ] || {
 			stalled_at=$value
-			end=$(($(now) + 2))
+			end=$((now + 2))
 		}
 	done
 }
