@@ -122,6 +122,16 @@ peer_sender() {
 	defer reap "$peer"
 }
 
+# drain COMMAND...: it reads the pipe $work/pipe in the background, up to its end: that descriptor 9 held it open is over. Leaves $reader.
+drain() {
+	# Here, so that it is not without reader until the command has opened it: whoever writes then would end.
+	exec 7<"$work/pipe"
+	"$@" <&7 7<&- 9>&- &
+	reader=$!
+	defer reap "$reader"
+	exec 7<&- 9>&-
+}
+
 peer_connected() {
 	[ -n "$(peer_acked)" ]
 }

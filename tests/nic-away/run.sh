@@ -135,10 +135,7 @@ netgpu_sleeps() {
 	nic_steer 1 5001
 	defer nic_unsteer
 	until_true 30 connected
-	sha256sum <"$work/pipe" >"$work/sum" 9>&- &
-	reader=$!
-	defer reap "$reader"
-	exec 9>&-
+	drain sha256sum >"$work/sum"
 	finished "$receiver" 60 "$work/recv.err"
 	finished "$peer" 10 "$work/peer.err"
 	finished "$reader" 20 "$work/sum"

@@ -92,10 +92,7 @@ slow_reader() {
 	# What the region and the pipe hold, generously.
 	at_most "bytes before the sender waits" "$stalled_at" 12582912
 	equal "packets without a buffer" "$(lost_packets)" "$lost"
-	sha256sum <"$work/pipe" >"$work/sum" 9>&- &
-	reader=$!
-	defer reap "$reader"
-	exec 9>&-
+	drain sha256sum >"$work/sum"
 	finished "$receiver" 120 "$work/recv.err"
 	finished "$peer" 10 "$work/peer.err"
 	finished "$reader" 20 "$work/sum"

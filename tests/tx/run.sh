@@ -76,10 +76,7 @@ slow_reader() {
 	stalls sent_bytes
 	note "the sender waits after $stalled_at bytes"
 	at_most "bytes before it waits" "$stalled_at" 16777216
-	cat "$work/pipe" >/dev/null 9>&- &
-	reader=$!
-	defer reap "$reader"
-	exec 9>&-
+	drain cat >/dev/null
 	finished "$sender" 60 "$work/send.err"
 	finished "$peer" 10 "$work/peer.err"
 	check_sent 33554432
