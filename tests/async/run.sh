@@ -14,6 +14,7 @@ cd "$(dirname "$0")" || exit 1
 listening() {
 	local program="$1"
 	shift
+	nothing_yet "$work/err"
 	"./$program" "$NETGPU_DEV" 1 '[::]:5001' "$@" >"$work/out" 2>"$work/err" &
 	ours=$!
 	defer reap "$ours"

@@ -43,6 +43,7 @@ in_c() {
 	defer nic_unsteer
 	ethtool -G "$NETGPU_DEV" tcp-data-split on
 	plain-peer make "$work/file" --bytes $bytes
+	nothing_yet "$work/recv.err"
 	./receive -4 -q 1 -b "$1" "$NETGPU_DEV" 5006 >"$work/got" 2>"$work/recv.err" &
 	receiver=$!
 	defer reap $receiver

@@ -18,6 +18,7 @@ with_cuda=$ktap_tmp/lib:$PWD
 
 # listening PROGRAM ARGS...: it is, when this returns. Its output goes to $work/got. Leaves $ours, $work/ours.err.
 listening() {
+	nothing_yet "$work/ours.err"
 	"$@" >"$work/got" 2>"$work/ours.err" &
 	ours=$!
 	defer reap "$ours"

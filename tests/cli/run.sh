@@ -348,6 +348,7 @@ on_a_terminal() {
 	mkfifo "$work/keys"
 	defer rm "$work/keys"
 	exec 8<>"$work/keys"
+	nothing_yet "$work/screen"
 	script -qefc "sh $work/session" /dev/null <&8 >"$work/screen" 2>&1 8>&- 9>&- &
 	terminal=$!
 	defer reap "$terminal"

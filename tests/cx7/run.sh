@@ -29,6 +29,7 @@ queues_stride() {
 plain_stream() {
 	nic_mtu "$2"
 	case $1 in *:*) set -- "[$1]" ;; esac
+	nothing_yet "$work/recv.err"
 	plain-peer recv "$1:5001" >"$work/recv.out" 2>"$work/recv.err" &
 	receiver=$!
 	defer reap "$receiver"

@@ -28,6 +28,7 @@ prepare() {
 	ethtool -K "$NETGPU_DEV" ntuple on
 	ethtool -N "$NETGPU_DEV" flow-type tcp4 src-port $port action 1 >/dev/null
 	ethtool -N "$NETGPU_DEV" flow-type tcp6 src-port $port action 1 >/dev/null
+	: >"$ktap_tmp/peer"
 	ip netns exec peer netgpu-fuzz peer "$NETGPU_PEER_ADDR4:$port" "[$NETGPU_PEER_ADDR6]:$port" 2>"$ktap_tmp/peer" &
 	until_true 10 is_listening
 }

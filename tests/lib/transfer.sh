@@ -48,6 +48,11 @@ with_library() {
 	export LD_LIBRARY_PATH="$ktap_tmp/lib"
 }
 
+# nothing_yet FILE: what the last program said there is gone, before the one that is started next has opened it: see is_listening.
+nothing_yet() {
+	: >"$1"
+}
+
 is_listening() {
 	grep -q "listening on" "$1" || gone "$2"
 }
@@ -79,6 +84,7 @@ finished() {
 receiver() {
 	local where="$1"
 	shift
+	nothing_yet "$work/recv.err"
 	netgpu recv --dev "$NETGPU_DEV" --listen "$where" --sha256 "$@" >"$work/recv.out" 2>"$work/recv.err" 9>&- &
 	receiver=$!
 	defer reap "$receiver"
@@ -98,6 +104,7 @@ sender() {
 
 # peer_receiver ADDRESS ARGS...: `plain-peer recv` on the other machine. Leaves $peer, $work/peer.{out,err}.
 peer_receiver() {
+	nothing_yet "$work/peer.err"
 	ip netns exec peer plain-peer recv "$@" >"$work/peer.out" 2>"$work/peer.err" 9>&- &
 	peer=$!
 	defer reap "$peer"

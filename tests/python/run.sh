@@ -21,6 +21,7 @@ types_are_told() {
 
 # listening ARGS...: a program of ours is. Leaves $ours.
 listening() {
+	nothing_yet "$work/ours.err"
 	$python "$@" >"$work/got" 2>"$work/ours.err" &
 	ours=$!
 	defer reap "$ours"
@@ -62,6 +63,7 @@ documented() {
 	while read -r number _; do
 		cat "$work/blocks/$number"
 	done <"$work/list" >"$work/documented.py"
+	nothing_yet "$work/ours.err"
 	$python "$work/documented.py" >"$work/ours.err" 2>&1 &
 	ours=$!
 	defer reap "$ours"
