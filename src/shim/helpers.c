@@ -225,9 +225,9 @@ unsigned long netgpu_folio_pages(struct page **pages, unsigned long count)
 
 unsigned long netgpu_neighbour_pages(struct page **pages, unsigned long count)
 {
-	unsigned long n = 1;
+	unsigned long first = page_to_pfn(pages[0]), n = 1;
 
-	while (n < count && page_to_pfn(pages[n]) == page_to_pfn(pages[n - 1]) + 1)
+	while (n < count && page_to_pfn(pages[n]) == first + n)
 		n++;
 	return n;
 }
