@@ -56,7 +56,7 @@ impl HostMap {
         let pages = pages.as_slice();
         let segments = c_uint::try_from(runs(pages).count())?;
         let sgt = Opaque::zeroed();
-        // SAFETY: Whoever makes a table need not have initialized it.
+        // SAFETY: The function clears the table before it fills it, and leaves nothing in it to be freed when it fails.
         to_result(unsafe {
             bindings::sg_alloc_table(sgt.get(), segments, bindings::GFP_KERNEL_ACCOUNT)
         })?;
@@ -66,11 +66,12 @@ impl HostMap {
             sgt,
             mapped: Atomic::new(false),
         };
-        // SAFETY: The table is initialized.
+        // SAFETY: By the type invariants it is a table, and nobody else has it yet.
         let mut segment = unsafe { (*this.sgt.get()).sgl };
         for run in runs(pages) {
-            // SAFETY: The table has a segment for each run, this one's is the next, and a run has a page. Its length fits: it is at most
-            // `MAX_SEGMENT`. Behind the last segment comes null, which nobody uses.
+            // SAFETY: The pages do not change, so there are as many runs as were counted, each with a segment, of which this run's is the
+            // next. `runs()` gives a run a page at least and `MAX_SEGMENT` at most, so that its bytes fit. Behind the last segment comes
+            // null, which nobody uses.
             unsafe {
                 let len = (run.len() * PAGE_SIZE) as c_uint;
                 abi::netgpu_sg_set_page(segment.cast(), run[0].cast(), len);
