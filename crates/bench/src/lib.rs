@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 
 use crate::measure::Per;
@@ -38,6 +39,11 @@ pub enum Command {
     Symbols(Symbols),
     /// Reads what runs have printed with --json; prints tables, and writes results.json and plots.
     Report(Report),
+}
+
+/// What there is at least one of, and not so many that their numbers do not fit ports.
+fn one_or_more() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1024)
 }
 
 /// Arguments of both ends.
@@ -103,10 +109,10 @@ pub struct Recv {
     sockets: usize,
     /// Receive queues from that one on, which they are divided among: those of the first are accepted where to listen, those of the
     /// next at the next port, and so on.
-    #[arg(long, default_value_t = 1, requires = "sockets")]
+    #[arg(long, default_value_t = 1, requires = "sockets", value_parser = one_or_more())]
     queues: usize,
     /// Contexts of netgpu that the queues are divided among.
-    #[arg(long, default_value_t = 1, requires = "sockets")]
+    #[arg(long, default_value_t = 1, requires = "sockets", value_parser = one_or_more())]
     contexts: usize,
     /// Measure how long it takes until the first bytes come, after asking the kernel for all that the path needs. The sender waits
     /// for that, with --wait.
@@ -158,7 +164,7 @@ pub struct SendMany {
     #[arg(long)]
     sockets: usize,
     /// How many queues, and ports, the receiver has for them.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = one_or_more())]
     queues: usize,
 }
 
