@@ -38,7 +38,10 @@ use crate::{
         module::ModuleRef,
         pages::Map,
         provider::QueueParams,
-        rcu::Rcu,
+        rcu::{
+            Rcu,
+            Version, //
+        },
         sock::SocketFile,
         trace, //
     },
@@ -173,7 +176,7 @@ impl Context {
             buffer_size,
             stats: ContextStats::new()?,
             device: SetOnce::new(),
-            table: Rcu::new(KBox::new(Table::new(), GFP_KERNEL_ACCOUNT)?),
+            table: Rcu::new(Version::new(Table::new())?),
             shares: Arc::new(Shares::new(MAX_SOCKETS)?, GFP_KERNEL_ACCOUNT)?,
             headroom: Atomic::new(HEADROOM.into()),
             attaching <- new_mutex!((), "netgpu::Context::attaching"),
@@ -299,12 +302,14 @@ impl Context {
     fn remove(&self, state: &mut State, attachment: &Arc<Attachment>) -> Result {
         let others = |here: &Arc<Attachment>| !Arc::ptr_eq(here, attachment);
         let table = state.attachments.filter(others)?;
-        let shown = KBox::new(state.attachments.filter(others)?, GFP_KERNEL_ACCOUNT)?;
+        let shown = Version::new(state.attachments.filter(others)?)?;
         state
             .withdrawn
             .push(attachment.clone(), GFP_KERNEL_ACCOUNT)?;
         state.attachments = table;
         self.table.replace(shown);
+        // What is under RCU still refers to memory that its exporter waits for.
+        self.table.settle();
         Ok(())
     }
 
@@ -449,11 +454,9 @@ impl Context {
             return Err(ENODEV);
         }
         let table = state.attachments.with(span, attachment.clone())?;
-        let shown = KBox::new(
-            state.attachments.with(span, attachment.clone())?,
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let shown = Version::new(state.attachments.with(span, attachment.clone())?)?;
         state.attachments = table;
+        // What was there before refers to nothing that is not in this one.
         this.table.replace(shown);
         trace::region_attach(this.id, span.start() as u64, span.len() as u64);
         Ok(())

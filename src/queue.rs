@@ -179,11 +179,10 @@ impl Queue {
     /// A page pool asks for buffers: at most `max`, first from the fill ring, then from the free lists. Softirq mostly.
     pub(crate) fn refill(&self, pool: &Pool, max: u32) -> u32 {
         let guard = rcu::read_lock();
-        let table = self.context.table(&guard);
         let mut given = 0;
 
         let mut fill = self.fill.lock();
-        let mut returns = Returns::new(self, &mut fill.ring, table);
+        let mut returns = Returns::new(self, &mut fill.ring, &guard);
         while given < max {
             let Some((attachment, index)) = returns.next() else {
                 break;
@@ -202,6 +201,7 @@ impl Queue {
         returns.end();
         // Under the lock still, for the counters.
         if given == 0 {
+            let table = self.context.table(&guard);
             given = self.refill_slow(pool, max, table, &mut fill.dry);
             self.stats.refilled.add(given.into());
         } else {
@@ -261,9 +261,8 @@ impl Queue {
         let mut left = self.fill.lock().ring.available();
         while left > 0 {
             let guard = rcu::read_lock();
-            let table = self.context.table(&guard);
             let mut fill = self.fill.lock();
-            let mut returns = Returns::new(self, &mut fill.ring, table);
+            let mut returns = Returns::new(self, &mut fill.ring, &guard);
             self.drain_some(&mut returns);
             returns.end();
             left = left.saturating_sub(BATCH);
@@ -284,7 +283,7 @@ impl Queue {
 struct Returns<'a, 'f> {
     queue: &'a Queue,
     ring: &'f mut Consumer<Mapping<FillEntry>>,
-    table: &'a Table,
+    guard: &'a rcu::Guard,
     /// What the last one is of, and mostly the next, too. It was live when it was found under the RCU guard that is still held.
     home: Option<&'a Attachment>,
     /// Entries that may be looked at yet.
@@ -292,11 +291,11 @@ struct Returns<'a, 'f> {
 }
 
 impl<'a, 'f> Returns<'a, 'f> {
-    fn new(queue: &'a Queue, ring: &'f mut Consumer<Mapping<FillEntry>>, table: &'a Table) -> Self {
+    fn new(queue: &'a Queue, ring: &'f mut Consumer<Mapping<FillEntry>>, guard: &'a rcu::Guard) -> Self {
         Self {
             queue,
             ring,
-            table,
+            guard,
             home: None,
             left: BATCH,
         }
@@ -331,7 +330,8 @@ impl<'a, 'f> Returns<'a, 'f> {
 
     #[cold]
     fn find(&mut self, addr: usize) -> Option<(&'a Attachment, u32)> {
-        let attachment = self.table.find(addr)?;
+        // In the table of now: the region may have been attached since the last look at it, and been received into.
+        let attachment = self.queue.context.table(self.guard).find(addr)?;
         if !attachment.map.is_live() {
             return None;
         }
