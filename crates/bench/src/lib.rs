@@ -46,6 +46,18 @@ fn one_or_more() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1024)
 }
 
+fn at_least(least: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(least..)
+}
+
+fn positive(given: &str) -> std::result::Result<f64, String> {
+    match given.parse() {
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
+        Ok(_) => Err("it is not more than 0".into()),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
 /// Arguments of both ends.
 #[derive(Args)]
 struct Common {
@@ -62,13 +74,13 @@ struct Common {
     #[arg(long)]
     verify: bool,
     /// Messages of so many bytes, counted for each, instead of a stream.
-    #[arg(long)]
+    #[arg(long, value_parser = at_least(1))]
     message: Option<usize>,
     /// MTU of the link, which is only printed [default: that of the port].
     #[arg(long)]
     mtu: Option<u32>,
     /// The payload that the link lets through in Mbit/s, of which the share is printed.
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     rate_mbit: Option<f64>,
     /// Printed behind the name of each metric.
     #[arg(long, default_value = "")]
@@ -119,13 +131,13 @@ pub struct Recv {
     #[arg(long)]
     first: bool,
     /// Regions of netgpu that the memory is in.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = one_or_more())]
     regions: usize,
     /// Buffers of netgpu's queue.
-    #[arg(long)]
+    #[arg(long, value_parser = at_least(1))]
     buffers: Option<usize>,
     /// Bytes of a buffer of netgpu's or io_uring's queue. From 8192 on, memory of the host is in huge pages.
-    #[arg(long, default_value_t = receive::PAGE)]
+    #[arg(long, default_value_t = receive::PAGE, value_parser = at_least(receive::PAGE as u64))]
     buffer_size: usize,
     /// What rows have instead of the path's name.
     #[arg(long)]
@@ -161,7 +173,7 @@ pub struct SendMany {
     #[arg(long)]
     bytes: u64,
     /// How many connections.
-    #[arg(long)]
+    #[arg(long, value_parser = at_least(1))]
     sockets: usize,
     /// How many queues, and ports, the receiver has for them.
     #[arg(long, default_value_t = 1, value_parser = one_or_more())]
@@ -203,10 +215,10 @@ pub struct Register {
     #[arg(value_enum)]
     memory: register::Kind,
     /// How much.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = at_least(1))]
     mib: usize,
     /// Bytes of a buffer of netgpu's.
-    #[arg(long, default_value_t = receive::PAGE)]
+    #[arg(long, default_value_t = receive::PAGE, value_parser = at_least(receive::PAGE as u64))]
     buffer_size: usize,
     /// The NIC's port that it is registered for.
     #[arg(long)]
@@ -235,5 +247,44 @@ pub fn run(command: &Command) -> Result<()> {
             arguments.most,
         ),
         Command::Report(arguments) => report::run(&arguments.out, &arguments.rows),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Bench {
+        #[command(subcommand)]
+        _command: super::Command,
+    }
+
+    #[test]
+    fn what_is_divided_by_is_not_zero() {
+        let recv = "recv netgpu [::1]:1";
+        let send = "send write [::1]:1 --bytes 1";
+        let many = "recv netgpu [::1]:1 --sockets 1";
+        for (command, option) in [
+            (recv, "--regions"),
+            (recv, "--buffers"),
+            (recv, "--buffer-size"),
+            (recv, "--message"),
+            (recv, "--rate-mbit"),
+            (send, "--message"),
+            (many, "--queues"),
+            (many, "--contexts"),
+            ("send-many [::1]:1 --bytes 1", "--sockets"),
+            ("register host --dev eth0", "--mib"),
+            ("register host --dev eth0", "--buffer-size"),
+        ] {
+            let with = |number: &str| {
+                let words = ["bench"].into_iter().chain(command.split(' '));
+                Bench::try_parse_from(words.chain([option, number])).map(drop)
+            };
+            with("4096").or_else(|_| with("1")).unwrap();
+            let told = with("0").unwrap_err().to_string();
+            assert!(told.contains(option), "{command}: {told}");
+        }
     }
 }
