@@ -12,7 +12,8 @@ top=$(realpath ../..)
 scripts=$top/scripts
 work=$top/build/tests/packages
 stock=$("$scripts/root" --stock)
-kernel=$("$scripts/kernel-deb" --test)
+# Of scripts/kernel-deb, NETGPU_KERNEL_PACKAGES: the folder of others, for example build/deb.
+kernel=${NETGPU_KERNEL_PACKAGES:-$("$scripts/kernel-deb" --test)}
 packages=$top/build/packages
 # The stock system, with what is written to it elsewhere.
 root=$work/root
