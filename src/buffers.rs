@@ -39,7 +39,7 @@ pub(crate) struct NotHeld;
 
 /// What the sockets of a context may hold of its buffers.
 pub(crate) struct Shares {
-    /// Buffers charged to each socket.
+    /// Buffers charged to each socket; wraps below zero where one is reclaimed before it is charged.
     held: KVVec<Atomic<u32>>,
     /// Buffers that user space has ever given to the kernel.
     donated: Atomic<u32>,
@@ -110,17 +110,18 @@ impl Shares {
         self.donated.fetch_sub(count, Relaxed);
     }
 
-    fn charge(&self, slot: Slot) {
+    /// The socket has `count` more buffers. Not for each of them, but before user space sees any.
+    pub(crate) fn charge(&self, slot: Slot, count: u32) {
         if let Some(held) = self.held.get(slot as usize) {
-            add(held, 1);
+            add(held, count);
         }
     }
 
-    fn release(&self, slot: Slot) {
-        match self.held.get(slot as usize) {
-            Some(held) => sub(held, 1),
-            None => add(&self.donated, 1),
-        };
+    /// The socket has `count` buffers less.
+    pub(crate) fn release(&self, slot: Slot, count: u32) {
+        if let Some(held) = self.held.get(slot as usize) {
+            sub(held, count);
+        }
     }
 }
 
@@ -176,38 +177,43 @@ impl Buffers {
         }
     }
 
-    /// User space gets the buffer, or another part of it, through the socket `slot`. Returns whether that is charged with it.
+    /// User space gets the buffer, or another part of it, through the socket `slot`. Returns whether that is to be charged with it.
     #[inline(always)]
-    pub(crate) fn deliver(&self, index: u32, slot: Slot, shares: &Shares) -> bool {
+    pub(crate) fn deliver(&self, index: u32, slot: Slot) -> bool {
         let old = self.update(index, |by, count| {
             let by = if count == 0 { slot } else { by };
             Some(pack(by, count.wrapping_add(1)))
         });
-        let first = matches!(old, Some((_, 0)));
-        if first {
-            shares.charge(slot);
-        }
-        first
+        matches!(old, Some((_, 0)))
     }
 
-    /// User space gives back one of its counts.
+    /// User space gives back one of its counts. Returns the socket that is to be charged with the buffer no longer, if it was the last.
+    #[inline(always)]
     pub(crate) fn take_back(
         &self,
         index: u32,
         shares: &Shares,
-    ) -> core::result::Result<(), NotHeld> {
+    ) -> core::result::Result<Option<Slot>, NotHeld> {
         let old = self.update(index, |by, count| Some(pack(by, count.checked_sub(1)?)));
-        if let (slot, 1) = old.ok_or(NotHeld)? {
-            shares.release(slot);
+        match old.ok_or(NotHeld)? {
+            (NOBODY, 1) => {
+                add(&shares.donated, 1);
+                Ok(None)
+            }
+            (slot, 1) => Ok(Some(slot)),
+            _ => Ok(None),
         }
-        Ok(())
     }
 
     /// User space loses all of its counts; returns how many.
     pub(crate) fn reclaim(&self, index: u32, shares: &Shares) -> u32 {
         match self.update(index, |by, _| Some(pack(by, 0))) {
+            Some((NOBODY, count)) if count > 0 => {
+                add(&shares.donated, 1);
+                count
+            }
             Some((slot, count)) if count > 0 => {
-                shares.release(slot);
+                shares.release(slot, 1);
                 count
             }
             _ => 0,
@@ -282,9 +288,9 @@ mod tests {
     #[test]
     fn a_buffer_is_donated_once() -> Result {
         let (buffers, shares) = buffers(2)?;
-        assert_eq!(buffers.take_back(1, &shares), Ok(()));
+        assert_eq!(buffers.take_back(1, &shares), Ok(None));
         assert_eq!(buffers.take_back(1, &shares), Err(NotHeld));
-        assert_eq!(buffers.take_back(0, &shares), Ok(()));
+        assert_eq!(buffers.take_back(0, &shares), Ok(None));
         assert_eq!(buffers.take_back(2, &shares), Err(NotHeld));
         assert_eq!(shares.donated.load(Relaxed), 2);
         Ok(())
@@ -293,17 +299,14 @@ mod tests {
     #[test]
     fn each_delivery_is_returned_once_and_charged_to_the_first() -> Result {
         let (buffers, shares) = buffers(1)?;
-        assert_eq!(buffers.take_back(0, &shares), Ok(()));
-        assert!(buffers.deliver(0, 3, &shares));
-        assert!(!buffers.deliver(0, 2, &shares));
-        assert_eq!((shares.held(2), shares.held(3)), (0, 1));
-        assert_eq!(buffers.take_back(0, &shares), Ok(()));
-        assert_eq!((shares.held(2), shares.held(3)), (0, 1));
-        assert_eq!(buffers.take_back(0, &shares), Ok(()));
-        assert_eq!((shares.held(2), shares.held(3)), (0, 0));
+        assert_eq!(buffers.take_back(0, &shares), Ok(None));
+        assert!(buffers.deliver(0, 3));
+        assert!(!buffers.deliver(0, 2));
+        assert_eq!(buffers.take_back(0, &shares), Ok(None));
+        assert_eq!(buffers.take_back(0, &shares), Ok(Some(3)));
         assert_eq!(buffers.take_back(0, &shares), Err(NotHeld));
-        assert!(buffers.deliver(0, 2, &shares));
-        assert_eq!((shares.held(2), shares.held(3)), (1, 0));
+        assert!(buffers.deliver(0, 2));
+        assert_eq!(buffers.take_back(0, &shares), Ok(Some(2)));
         assert_eq!(shares.donated.load(Relaxed), 1);
         Ok(())
     }
@@ -311,10 +314,22 @@ mod tests {
     #[test]
     fn reclaiming_takes_all_counts() -> Result {
         let (buffers, shares) = buffers(2)?;
-        buffers.deliver(1, 0, &shares);
+        assert!(!buffers.deliver(1, 0));
         assert_eq!(buffers.reclaim(1, &shares), 2);
         assert_eq!(buffers.reclaim(1, &shares), 0);
         assert_eq!(buffers.take_back(1, &shares), Err(NotHeld));
+        assert_eq!(shares.donated.load(Relaxed), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_buffer_may_be_reclaimed_before_it_is_charged() -> Result {
+        let (buffers, shares) = buffers(1)?;
+        assert_eq!(buffers.take_back(0, &shares), Ok(None));
+        assert!(buffers.deliver(0, 3));
+        assert_eq!(buffers.reclaim(0, &shares), 1);
+        shares.charge(3, 1);
+        assert_eq!(shares.held(3), 0);
         Ok(())
     }
 
@@ -359,7 +374,7 @@ mod tests {
         let shares = Shares::new(4)?;
         assert_eq!(shares.limit(), 1);
         for _ in 0..100 {
-            shares.release(NOBODY);
+            add(&shares.donated, 1);
         }
         assert_eq!(shares.limit(), 50);
         shares.join();
@@ -367,10 +382,9 @@ mod tests {
         shares.join();
         assert_eq!(shares.limit(), 25);
         shares.leave();
-        for _ in 0..50 {
-            shares.charge(0);
-        }
-        assert_eq!((shares.held(0), shares.held(1)), (50, 0));
+        shares.charge(0, 50);
+        shares.release(0, 20);
+        assert_eq!((shares.held(0), shares.held(1)), (30, 0));
         Ok(())
     }
 

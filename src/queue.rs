@@ -8,6 +8,10 @@
 
 use crate::{
     attach::Attachment,
+    buffers::{
+        NotHeld,
+        Slot, //
+    },
     context::Context,
     context::Table,
     ffi::{
@@ -288,6 +292,9 @@ struct Returns<'a, 'f> {
     home: Option<&'a Attachment>,
     /// Entries that may be looked at yet.
     left: u32,
+    /// The socket that the last buffer was charged to, and of how many in a row it is to be discharged yet.
+    slot: Slot,
+    returned: u32,
 }
 
 impl<'a, 'f> Returns<'a, 'f> {
@@ -298,6 +305,8 @@ impl<'a, 'f> Returns<'a, 'f> {
             guard,
             home: None,
             left: BATCH,
+            slot: 0,
+            returned: 0,
         }
     }
 
@@ -314,13 +323,32 @@ impl<'a, 'f> Returns<'a, 'f> {
                 continue;
             };
             let shares = self.queue.context.shares();
-            if attachment.buffers.take_back(index, shares).is_err() {
-                self.bad_return(attachment, entry.addr);
-                continue;
+            match attachment.buffers.take_back(index, shares) {
+                Ok(Some(slot)) => self.discharge(slot),
+                Ok(None) => {}
+                Err(NotHeld) => {
+                    self.bad_return(attachment, entry.addr);
+                    continue;
+                }
             }
             return Some((attachment, index));
         }
         None
+    }
+
+    /// The socket is charged with one buffer less, in the end.
+    #[inline(always)]
+    fn discharge(&mut self, slot: Slot) {
+        if slot != self.slot {
+            self.settle();
+            self.slot = slot;
+        }
+        self.returned += 1;
+    }
+
+    fn settle(&mut self) {
+        let shares = self.queue.context.shares();
+        shares.release(self.slot, core::mem::take(&mut self.returned));
     }
 
     /// How many more there are.
@@ -359,7 +387,8 @@ impl<'a, 'f> Returns<'a, 'f> {
     }
 
     /// Gives the places of the entries back.
-    fn end(self) {
+    fn end(mut self) {
+        self.settle();
         if self.left < BATCH {
             self.ring.release();
         }

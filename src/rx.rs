@@ -107,6 +107,8 @@ pub(crate) struct Rx {
     share: u32,
     /// So many of them it does not hold, if not more.
     room: u32,
+    /// Those that it is to be charged with before they are published.
+    charged: u32,
     stop: Option<Stop>,
     /// Why delivery has stopped, if user space has been told that more waits.
     stalled: Option<Stop>,
@@ -144,14 +146,15 @@ impl Rx {
             copied: 0,
             share: 0,
             room: 0,
+            charged: 0,
             stop: None,
             stalled: None,
         }
     }
 
     /// Delivery has ended for good.
-    pub(crate) fn close(mut self) {
-        self.publish();
+    pub(crate) fn close(mut self, context: &Context, socket: &Socket) {
+        self.publish(context, socket);
         self.close_copy();
     }
 
@@ -162,8 +165,12 @@ impl Rx {
     }
 
     /// Shows user space what was delivered. Returns whether there was anything.
-    fn publish(&mut self) -> bool {
+    fn publish(&mut self, context: &Context, socket: &Socket) -> bool {
         self.tail = None;
+        if self.charged > 0 {
+            context.shares().charge(socket.id(), self.charged);
+            self.charged = 0;
+        }
         self.ring.publish()
     }
 
@@ -200,9 +207,8 @@ impl Rx {
             }
         }
         if self.room == 0 {
-            self.room = self
-                .share
-                .saturating_sub(context.shares().held(socket.id()));
+            let held = context.shares().held(socket.id());
+            self.room = self.share.saturating_sub(held.wrapping_add(self.charged));
             if self.room == 0 {
                 return Err(Stop::Share);
             }
@@ -217,9 +223,9 @@ impl Rx {
         self.tail = Some(entry);
         // The reference first: from the count on user space may give it back.
         place.attachment.map.get(place.index);
-        let buffers = &place.attachment.buffers;
-        if buffers.deliver(place.index, socket.id(), context.shares()) {
+        if place.attachment.buffers.deliver(place.index, socket.id()) {
             self.room -= 1;
+            self.charged += 1;
         }
         Ok(())
     }
@@ -439,7 +445,7 @@ pub(crate) fn ready(locked: &mut LockedSocket<'_>) {
             return;
         };
         // That more waits is news only once: recv(2) of who asks in vain must not wake who waits.
-        let news = rx.publish() || (rx.stop.is_some() && rx.stop != rx.stalled);
+        let news = rx.publish(context, socket) || (rx.stop.is_some() && rx.stop != rx.stalled);
         let again = rx.settle(context.id(), socket);
         if news {
             locked.wake();

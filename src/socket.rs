@@ -201,10 +201,11 @@ pub(crate) fn unfinished(locked: &mut LockedSocket<'_>) -> bool {
 
 /// The socket has been detached; returns the context that it holds no longer.
 pub(crate) fn detached(locked: &mut LockedSocket<'_>) -> Option<Late<Context>> {
+    let socket = locked.socket();
     let state = locked.state();
     let context = state.context.take()?;
     if let Some(rx) = state.rx.take() {
-        rx.close();
+        rx.close(&context, socket);
         context.shares().leave();
     }
     Some(context)
