@@ -402,6 +402,21 @@ bar_of_a_sender() {
 	grep -q "^status 0" "$work/screen" || fail "$(cat "$work/screen")"
 }
 
+# A benchmark has a bar, too, of what the kernel says that has come.
+bar_of_a_benchmark() {
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	exec 9<>"$work/pipe"
+	on_a_terminal netgpu bench recv read "$(address ours 4 5123)"
+	until_true 20 grep -q "listening on" "$work/screen"
+	peer_sender plain "$(address ours 4 5123)" --file "$work/pipe"
+	head -c 8388608 /dev/zero >&9
+	until_true 20 bar_shows 'read rx [^ ]+ 8\.00 MiB [0-9.]+ Gbit/s [0-9]+[smh]'
+	exec 9>&-
+	until_true 20 gone "$terminal"
+	erased "read rx host: "
+}
+
 # A file, and whoever wants JSON, gets text only.
 no_bar() {
 	rests_here --json
@@ -468,7 +483,7 @@ benches() {
 		bench=$!
 		defer reap "$bench"
 		until_true 20 bench_listens
-		in_peer netgpu bench send write "$(address ours 4 $port)" --bytes 16777216 --peer
+		in_peer netgpu bench send write "$(address ours 4 $port)" --bytes 16M --peer
 		finished "$bench" 20 "$work/error"
 		port=$((port + 1))
 	done
@@ -498,7 +513,7 @@ documents() {
 	done
 }
 
-plan 20
+plan 21
 nic_up
 pinned_at_first=$(pinned_pages)
 run doctor_without_the_module
@@ -516,6 +531,7 @@ run recv_verifies
 run send_from_a_pipe_as_json
 run bar_of_a_receiver
 run bar_of_a_sender
+run bar_of_a_benchmark
 run no_bar
 run benches
 run pad_a_cgroup

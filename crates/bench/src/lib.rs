@@ -2,15 +2,18 @@
 //! `netgpu bench`: one end of a measured TCP stream, which moves along one path, and what the CPUs had to do for it. And how long memory
 //! takes to be registered.
 
+mod address;
 mod many;
 mod measure;
 mod memory;
 mod netdev;
 mod pattern;
+mod progress;
 mod receive;
 mod register;
 mod report;
 mod send;
+mod size;
 mod symbols;
 
 use std::net::SocketAddr;
@@ -22,6 +25,9 @@ use clap::{Args, Subcommand};
 
 use crate::measure::Per;
 use crate::memory::Memory;
+
+pub use address::address;
+pub use size::Size;
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -46,8 +52,17 @@ fn one_or_more() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1024)
 }
 
-fn at_least(least: u64) -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(least..)
+/// What is so much, or more.
+fn at_least(least: usize) -> impl Fn(&str) -> std::result::Result<usize, String> + Clone {
+    move |given| match Size::parse(given)? {
+        Size(size) if size >= least => Ok(size),
+        Size(size) => Err(format!("{size} is less than {least}")),
+    }
+}
+
+/// A number of bytes.
+fn bytes(given: &str) -> std::result::Result<u64, String> {
+    Size::parse(given).map(|Size(bytes)| bytes as u64)
 }
 
 fn positive(given: &str) -> std::result::Result<f64, String> {
@@ -62,7 +77,7 @@ fn positive(given: &str) -> std::result::Result<f64, String> {
 #[derive(Args)]
 struct Common {
     /// The NIC's port, for paths that ask for it.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     dev: String,
     /// Where payload is, for paths that give a choice.
     #[arg(long, value_enum, default_value_t = Memory::Host)]
@@ -74,7 +89,7 @@ struct Common {
     #[arg(long)]
     verify: bool,
     /// Messages of so many bytes, counted for each, instead of a stream.
-    #[arg(long, value_parser = at_least(1))]
+    #[arg(long, value_name = "SIZE", value_parser = at_least(1))]
     message: Option<usize>,
     /// MTU of the link, which is only printed [default: that of the port].
     #[arg(long)]
@@ -83,7 +98,7 @@ struct Common {
     #[arg(long, value_parser = positive)]
     rate_mbit: Option<f64>,
     /// Printed behind the name of each metric.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     tag: String,
     /// Print JSON, an object on each line.
     #[arg(long)]
@@ -110,6 +125,7 @@ pub struct Recv {
     #[arg(value_enum)]
     path: receive::Path,
     /// Where to listen.
+    #[arg(value_name = "ADDRESS:PORT", value_parser = address)]
     listen: SocketAddr,
     #[command(flatten)]
     common: Common,
@@ -137,7 +153,7 @@ pub struct Recv {
     #[arg(long, value_parser = at_least(1))]
     buffers: Option<usize>,
     /// Bytes of a buffer of netgpu's or io_uring's queue. From 8192 on, memory of the host is in huge pages.
-    #[arg(long, default_value_t = receive::PAGE, value_parser = at_least(receive::PAGE as u64))]
+    #[arg(long, default_value_t = receive::PAGE, value_name = "SIZE", value_parser = at_least(receive::PAGE))]
     buffer_size: usize,
     /// What rows have instead of the path's name.
     #[arg(long)]
@@ -168,9 +184,10 @@ pub struct Symbols {
 #[derive(Args)]
 pub struct SendMany {
     /// Where to connect to.
+    #[arg(value_name = "ADDRESS:PORT", value_parser = address)]
     address: SocketAddr,
     /// Bytes to send, on all of them together.
-    #[arg(long)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
     bytes: u64,
     /// How many connections.
     #[arg(long, value_parser = at_least(1))]
@@ -187,9 +204,10 @@ pub struct Send {
     #[arg(value_enum)]
     path: send::Path,
     /// Where to connect to.
+    #[arg(value_name = "ADDRESS:PORT", value_parser = address)]
     address: SocketAddr,
     /// Bytes to send: as many whole messages as fit.
-    #[arg(long)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
     bytes: u64,
     #[command(flatten)]
     common: Common,
@@ -218,7 +236,7 @@ pub struct Register {
     #[arg(long, default_value_t = 128, value_parser = at_least(1))]
     mib: usize,
     /// Bytes of a buffer of netgpu's.
-    #[arg(long, default_value_t = receive::PAGE, value_parser = at_least(receive::PAGE as u64))]
+    #[arg(long, default_value_t = receive::PAGE, value_name = "SIZE", value_parser = at_least(receive::PAGE))]
     buffer_size: usize,
     /// The NIC's port that it is registered for.
     #[arg(long)]

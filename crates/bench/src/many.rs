@@ -49,7 +49,9 @@ pub(crate) fn send(arguments: &SendMany) -> Result<()> {
     let mut streams = Vec::new();
     for n in 0..arguments.sockets {
         let address = address_of(arguments.address, n % arguments.queues);
-        streams.push(TcpStream::connect(address).context("cannot connect")?);
+        streams.push(
+            TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?,
+        );
     }
     let turn = vec![1; TURN];
     for n in 0..arguments.bytes / TURN as u64 {

@@ -21,7 +21,7 @@ use crate::measure::Measurement;
 pub(crate) enum Memory {
     /// Ordinary memory.
     Host,
-    /// Memory of the stand-in for a GPU.
+    /// Memory of the first NVIDIA GPU.
     Gpu,
 }
 

@@ -13,7 +13,6 @@ mod send;
 mod setup;
 mod show;
 mod signals;
-mod size;
 mod style;
 
 use std::io::IsTerminal;
@@ -39,7 +38,7 @@ struct Cli {
 enum Command {
     /// Says what stops netgpu from working on this machine, and the commands that mend it.
     ///
-    /// Fails if anything does.
+    /// The exit status is 1 if anything does.
     Doctor(doctor::Arguments),
     /// Sets a network device up for programs that use netgpu: two channels, header split, n-tuple rules, RSS off a queue.
     ///
@@ -53,12 +52,12 @@ enum Command {
     Recv(recv::Arguments),
     /// Connects and sends a file from registered memory.
     Send(send::Arguments),
-    /// Measures a stream over this way or that, from memory to memory, and how long memory takes to be registered.
+    /// Measures one TCP stream, from memory to memory, by netgpu or by another way that Linux has, and how long it takes to register memory.
     ///
     /// Nothing is set up or steered: see `netgpu setup`.
     #[command(subcommand)]
     Bench(netgpu_bench::Command),
-    /// Gives TCP segments headers of full length, of a command or a cgroup, so that a receiver that splits packets at a fixed
+    /// Pads the TCP headers that a command, or a cgroup, sends to their full length, so that a receiver that splits packets at a fixed
     /// offset need not copy a byte.
     Pad(pad::Arguments),
     /// Prints completions for a shell.

@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::{Result, bail};
 use netgpu::{Backing, HostMemory, MemoryArea, Region};
 
-use crate::size::Size;
+use netgpu_bench::Size;
 
 /// Memory on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

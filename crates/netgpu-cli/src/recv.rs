@@ -19,7 +19,7 @@ use crate::device::Prepared;
 use crate::memory::Memory;
 use crate::report::{self, Direction, Meter};
 use crate::signals::Signals;
-use crate::size::Size;
+use netgpu_bench::Size;
 
 #[derive(Args)]
 pub(crate) struct Arguments {

@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::memory::Memory;
 use crate::report::{self, Direction, Meter};
 use crate::signals::Signals;
-use crate::size::Size;
+use netgpu_bench::Size;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -24,6 +24,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DEVICE")]
     dev: String,
     /// Where to connect to.
+    #[arg(value_name = "ADDRESS:PORT", value_parser = netgpu_bench::address)]
     address: SocketAddr,
     /// What to send; - for stdin.
     file: PathBuf,

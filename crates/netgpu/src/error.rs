@@ -308,7 +308,7 @@ fn device_hint(source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::NotFound => "the kernel module is not loaded; run `modprobe netgpu`".into(),
         io::ErrorKind::PermissionDenied => {
-            "no permission; run it as root or change the device's mode".into()
+            "no permission; run it as root, or join the group netgpu: `usermod -a -G netgpu \"$USER\"`, and log in again".into()
         }
         _ => source.to_string(),
     }

@@ -19,6 +19,7 @@ use clap::ValueEnum;
 use crate::Recv;
 use crate::measure::{Label, Measurement};
 use crate::pattern::Check;
+use crate::progress;
 
 pub(crate) use netgpu::open_queues;
 
@@ -104,15 +105,19 @@ fn stream<P: Receive>(arguments: &Recv) -> Result<()> {
     let mut measurement = Measurement::new(common.peer, common.message);
     // Not after listening: what comes while a queue is not there yet lies in the kernel's memory, and is copied.
     let mut path: P = open(arguments, &mut measurement)?;
-    path.connected(accept(&listen(arguments)?)?)?;
+    let stream = accept(&listen(arguments)?)?;
+    let progress = progress::show(&stream, &label)?;
+    path.connected(stream)?;
     if common.verify {
         let mut check = Check::default();
         while path.receive(&mut check)? {}
+        drop(progress);
         ensure!(check.position > 0, "nothing came");
         eprintln!("{} receives {} bytes as sent", label.path, check.position);
         return Ok(());
     }
     while path.receive(&mut measurement)? {}
+    drop(progress);
     let bytes = measurement.bytes();
     measurement.finish(&label, common.per(), common.rate_mbit);
     if !common.peer
@@ -183,7 +188,8 @@ pub(crate) fn label(arguments: &Recv) -> Label<'_> {
 
 /// Listens, with a receive buffer that is a quarter of the memory that payload comes to.
 fn listen(arguments: &Recv) -> Result<TcpListener> {
-    let listener = TcpListener::bind(arguments.listen).context("cannot listen")?;
+    let listener = TcpListener::bind(arguments.listen)
+        .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let memory = arguments
         .buffers
         .map_or(MEMORY, |count| count * arguments.buffer_size);

@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, SocketType};
 
 use crate::Send as Arguments;
 use crate::measure::{Label, Measurement};
-use crate::pattern;
+use crate::{pattern, progress};
 
 /// How to send.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -112,6 +112,7 @@ fn stream<P: Send>(arguments: &Arguments, name: &str) -> Result<()> {
         json: common.json,
     };
     let stream = connect(arguments)?;
+    let progress = progress::show(&stream, &label)?;
     if arguments.wait {
         let _ = (&stream).read(&mut [0])?;
     }
@@ -134,6 +135,7 @@ fn stream<P: Send>(arguments: &Arguments, name: &str) -> Result<()> {
     }
     let copied = path.finish()?;
     end(path.stream())?;
+    drop(progress);
     if common.verify {
         return Ok(());
     }
@@ -154,7 +156,8 @@ fn connect(arguments: &Arguments) -> Result<TcpStream> {
         AddressFamily::INET6
     };
     let socket: OwnedFd = rustix::net::socket(family, SocketType::STREAM, None)?;
-    rustix::net::connect(&socket, &arguments.address).context("cannot connect")?;
+    rustix::net::connect(&socket, &arguments.address)
+        .with_context(|| format!("cannot connect to {}", arguments.address))?;
     let stream = TcpStream::from(socket);
     // A message is to be a packet, if it is small.
     stream.set_nodelay(arguments.common.message.is_some())?;

@@ -21,7 +21,7 @@ use finding::{Finding, Status};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Network device to look at [default: all that may do].
+    /// Network device to look at [default: each whose driver may work with netgpu].
     #[arg(value_name = "DEVICE")]
     device: Option<String>,
     /// Receive queue that netgpu is to have [default: the last one].
@@ -58,12 +58,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     for device in &devices {
         match Facts::of(device, arguments.queue) {
             Ok(facts) => findings.extend(nic::all(&machine, &facts)),
-            Err(error) => {
-                findings.push(Finding::fail("driver", crate::chain(&error)));
-                continue;
-            }
+            Err(error) => findings.push(Finding::fail("driver", crate::chain(&error))),
         }
-        findings.push(pci::iommu(&machine, device));
     }
     findings.extend(pci::gpu(&machine, &devices));
 

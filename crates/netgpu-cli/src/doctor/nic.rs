@@ -3,7 +3,8 @@
 
 use crate::device::{DataSplit, Fact, Facts};
 
-use super::finding::Finding;
+use super::finding::{Finding, Status};
+use super::pci;
 use crate::machine::Machine;
 
 /// Drivers that let others have receive queues and split headers; netgpu was run on the first only.
@@ -27,8 +28,13 @@ pub(crate) fn may_serve(driver: &str) -> bool {
 
 /// All that is to be said of the settings of one device.
 pub(crate) fn all(machine: &Machine, facts: &Facts) -> Vec<Finding> {
+    let driver = driver(machine, facts);
+    if driver.status == Status::Fail {
+        // The rest would say of no NIC how well it is set up.
+        return vec![driver];
+    }
     vec![
-        driver(machine, facts),
+        driver,
         link(machine, facts),
         channels(facts),
         split(facts),
@@ -36,6 +42,7 @@ pub(crate) fn all(machine: &Machine, facts: &Facts) -> Vec<Finding> {
         rss(facts),
         xdp(facts),
         owner(facts),
+        pci::iommu(machine, &facts.device),
     ]
 }
 
@@ -190,11 +197,20 @@ fn ntuple(facts: &Facts) -> Finding {
     let rules = match &facts.rules {
         Ok(rules) => *rules,
         Err(why) => {
-            return Finding::fail(
+            let finding = Finding::fail(
                 NAME,
-                format!("{device} takes no steering rules, so connections cannot be led to a queue: {why}"),
-            )
-            .mend(format!("ethtool -K {device} ntuple on"));
+                format!(
+                    "{device} takes no steering rules, so connections cannot be led to a queue: {why}"
+                ),
+            );
+            let may = facts.features.as_ref().is_ok_and(|features| {
+                features.changeable.contains(NTUPLE) && !features.active.contains(NTUPLE)
+            });
+            return if may {
+                finding.mend(format!("ethtool -K {device} ntuple on"))
+            } else {
+                finding
+            };
         }
     };
     let features = match know(NAME, device, &facts.features) {
@@ -300,7 +316,6 @@ fn owner(facts: &Facts) -> Finding {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::finding::Status;
     use super::*;
     use crate::device::{Channels, Features, Owner, Rings};
     use crate::machine::tests::Tree;
@@ -380,6 +395,7 @@ mod tests {
         };
         assert_eq!(driver(&machine, &of("eth1")).status, Status::Warn);
         assert_eq!(driver(&machine, &of("lo")).status, Status::Fail);
+        assert_eq!(all(&machine, &of("lo")).len(), 1);
         assert!(driver(&machine, &facts()).text.contains("16.35.2000"));
     }
 
@@ -463,7 +479,8 @@ mod tests {
             rules: Err("Operation not supported".into()),
             ..facts()
         };
-        assert_eq!(ntuple(&refused).status, Status::Fail);
+        let found = ntuple(&refused);
+        assert_eq!((found.status, mend(&found)), (Status::Fail, ""));
         let mut off = facts();
         if let Ok(features) = &mut off.features {
             features.active.clear();
@@ -472,6 +489,12 @@ mod tests {
         assert_eq!(
             (found.status, mend(&found)),
             (Status::Warn, "ethtool -K eth0 ntuple on")
+        );
+        off.rules = refused.rules;
+        let found = ntuple(&off);
+        assert_eq!(
+            (found.status, mend(&found)),
+            (Status::Fail, "ethtool -K eth0 ntuple on")
         );
     }
 

@@ -57,10 +57,17 @@ pub(crate) fn kernel(machine: &Machine) -> Finding {
             ),
         )
         .mend(
-            "make kernel-deb && apt install -t trixie-backports ./build/deb/*.deb    # takes hours; boot it then. Or apply \
-             patches/series to your own kernel",
+            "make kernel-deb && apt install -t trixie-backports ./build/deb/*.deb    # in netgpu's sources; takes hours; boot it then. \
+             Or apply patches/series to your own kernel",
         )
     }
+}
+
+/// Whether the package netgpu-dkms is installed.
+fn is_packaged(machine: &Machine) -> bool {
+    machine.names("/usr/src").iter().any(|name| {
+        name.starts_with("netgpu-") && machine.has(&format!("/usr/src/{name}/dkms.conf"))
+    })
 }
 
 /// Whether the module is loaded.
@@ -87,9 +94,15 @@ pub(crate) fn module(machine: &Machine) -> Finding {
     if known {
         Finding::fail(NAME, "netgpu is not loaded").mend("modprobe netgpu")
     } else {
-        Finding::fail(NAME, format!("netgpu is not installed for {release}")).mend(format!(
-            "make modules_install KDIR=/lib/modules/{release}/build && depmod && modprobe netgpu"
-        ))
+        Finding::fail(NAME, format!("netgpu is not installed for {release}")).mend(
+            if is_packaged(machine) {
+                format!("dkms autoinstall -k {release} && modprobe netgpu    # needs the headers of this kernel")
+            } else {
+                format!(
+                    "make modules_install KDIR=/lib/modules/{release}/build && depmod && modprobe netgpu    # in netgpu's sources"
+                )
+            },
+        )
     }
 }
 
@@ -115,12 +128,15 @@ pub(crate) fn device(machine: &Machine, opened: Result<(), String>) -> Finding {
     let finding = Finding::fail(NAME, why);
     if there.mode() & 0o007 != 0 {
         finding
-    } else if there.gid() == 0 {
-        finding.mend(
-            "groupadd -rf netgpu && install -m 644 dist/60-netgpu.rules /lib/udev/rules.d/ && udevadm trigger /dev/netgpu",
-        )
-    } else {
+    } else if there.gid() != 0 {
         finding.mend("usermod -a -G netgpu \"$USER\"    # and log in again")
+    } else if is_packaged(machine) {
+        finding.mend("apt install --reinstall netgpu-dkms && udevadm trigger /dev/netgpu")
+    } else {
+        finding.mend(
+            "groupadd -rf netgpu && install -m 644 dist/60-netgpu.rules /lib/udev/rules.d/ && udevadm trigger /dev/netgpu    # in \
+             netgpu's sources",
+        )
     }
 }
 
@@ -273,6 +289,13 @@ mod tests {
         let mend = found.mend.as_deref().unwrap_or_default();
         assert!(
             mend.contains(" KDIR=/lib/modules/7.3.4-netgpu/build "),
+            "{mend}"
+        );
+        let packaged = other.file("usr/src/netgpu-0.1.0/dkms.conf", "");
+        let found = module(&packaged);
+        let mend = found.mend.as_deref().unwrap_or_default();
+        assert!(
+            mend.starts_with("dkms autoinstall -k 7.3.4-netgpu "),
             "{mend}"
         );
     }

@@ -5,15 +5,20 @@ use std::fmt;
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Size(pub(crate) usize);
+pub struct Size(pub usize);
 
 impl Size {
-    pub(crate) const fn mebibytes(count: usize) -> Self {
+    /// So many MiB.
+    pub const fn mebibytes(count: usize) -> Self {
         Self(count << 20)
     }
 
     /// For clap.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with `text`.
+    pub fn parse(text: &str) -> Result<Self, String> {
         parse_size::Config::new()
             .with_binary()
             .parse_size(text)
