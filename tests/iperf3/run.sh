@@ -124,7 +124,8 @@ several_streams() {
 # Both ends know of the port.
 data_port() {
 	steer dst-port
-	server ours -z --zc-dev "$NETGPU_DEV" --dport $data
+	# As it was typed in 2020: there is one NIC.
+	server ours -z --dport $data
 	client ip netns exec peer env LD_LIBRARY_PATH="$LD_LIBRARY_PATH" ./iperf3-netgpu -c "$NETGPU_ADDR4" --dport $data
 	went "$work/server"
 }
@@ -138,8 +139,11 @@ refused() {
 }
 
 says_why() {
-	refused 'needs --zc-dev' -s -z
-	refused 'needs --zc-dev' -s --gpu
+	refused 'need -z' -s --gpu
+	ip netns add bare
+	defer ip netns del bare
+	! ip netns exec bare env LD_LIBRARY_PATH="$LD_LIBRARY_PATH" ./iperf3-netgpu -s -z >"$work/refused" 2>&1 || fail "there is no NIC"
+	grep -q 'there are 0 NICs here' "$work/refused" || fail "$(cat "$work/refused")"
 	refused 'is for TCP' -c "$NETGPU_PEER_ADDR4" -u -z --zc-dev "$NETGPU_DEV"
 	refused 'no network device "none"' -s -z --zc-dev none
 	refused 'libcuda.so.1' -s -z --zc-dev "$NETGPU_DEV" --gpu
