@@ -26,7 +26,10 @@ use crate::{
 use core::{
     mem::MaybeUninit,
     ops::Deref,
-    ptr::NonNull, //
+    ptr::{
+        null_mut,
+        NonNull, //
+    }, //
 };
 use kernel::{
     container_of,
@@ -479,6 +482,9 @@ impl LockedSocket<'_> {
         // SAFETY: By the type invariants of all three. Functions that run while the lock is not held make a `LockedSocket` of
         // their own while `self` is lent to this call.
         let ret = unsafe { abi::tcp_sendmsg_locked(self.as_raw(), message.raw, message.size) };
+        // Packets hold `send` by references of their own. The message is the caller's, who may send it again: io_uring does.
+        message.raw.msg_ubuf = null_mut();
+        message.raw.sg_from_iter = None;
         to_result(ret)?;
         Ok(ret.unsigned_abs())
     }

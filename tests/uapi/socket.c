@@ -3,10 +3,12 @@
 #include "helpers.h"
 #include "kselftest_harness.h"
 
+#include <linux/io_uring.h>
 #include <linux/tls.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 FIXTURE(sock)
@@ -594,6 +596,117 @@ TEST_F(sock, empty_sends)
 	EXPECT_EQ(1, send_zerocopy(self->pair[0], self->mem, 1));
 	EXPECT_TRUE(WAIT_FOR(ring->producer == 1, 5000));
 	EXPECT_EQ(0U, ((volatile struct netgpu_completion *)((char *)ring + NETGPU_RING_ENTRIES))->id);
+}
+
+/* An io_uring for one request at a time. */
+struct uring {
+	int fd;
+	struct io_uring_params params;
+	char *rings;
+	struct io_uring_sqe *sqe;
+};
+
+static bool uring_open(struct uring *u)
+{
+	u->params = (struct io_uring_params){ .flags = 0 };
+	u->fd = syscall(SYS_io_uring_setup, 1, &u->params);
+	if (u->fd < 0)
+		return false;
+	u->rings = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, u->fd, IORING_OFF_SQ_RING);
+	u->sqe = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, u->fd, IORING_OFF_SQES);
+	return u->rings != MAP_FAILED && (void *)u->sqe != MAP_FAILED;
+}
+
+static uint32_t *uring_word(struct uring *u, uint32_t offset)
+{
+	return (uint32_t *)(u->rings + offset);
+}
+
+/* Submits send(2). */
+static int uring_send(struct uring *u, int fd, const void *p, size_t len, int flags)
+{
+	uint32_t tail = *uring_word(u, u->params.sq_off.tail);
+
+	*u->sqe = (struct io_uring_sqe){
+		.opcode = IORING_OP_SEND, .fd = fd, .addr = (uintptr_t)p, .len = len, .msg_flags = flags,
+	};
+	uring_word(u, u->params.sq_off.array)[0] = 0;
+	store(uring_word(u, u->params.sq_off.tail), tail + 1);
+	return syscall(SYS_io_uring_enter, u->fd, 1, 0, 0, NULL, 0);
+}
+
+/* Whether it is done: @result is what it came to. */
+static bool uring_done(struct uring *u, int *result)
+{
+	uint32_t *head = uring_word(u, u->params.cq_off.head);
+
+	/* What waits for room is tried again in a call. */
+	syscall(SYS_io_uring_enter, u->fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0);
+	if (load(uring_word(u, u->params.cq_off.tail)) == *head)
+		return false;
+	*result = ((struct io_uring_cqe *)(u->rings + u->params.cq_off.cqes))[*head & 1].res;
+	store(head, *head + 1);
+	return true;
+}
+
+struct drain {
+	int fd;
+	size_t total;
+};
+
+static void *drain_all(void *arg)
+{
+	static char sink[65536];
+	struct drain *d = arg;
+	ssize_t n;
+
+	while ((n = recv(d->fd, sink, sizeof(sink), 0)) > 0)
+		d->total += n;
+	return NULL;
+}
+
+/* io_uring sends the same message again when there was no room, or room for a part only: each time it is a send of its own. */
+TEST_F(sock, io_uring_tries_again)
+{
+	size_t whole = 64 * self->unit, sent = 0;
+	struct drain drain = { .fd = self->pair[1] };
+	struct netgpu_socket_stats stats;
+	struct netgpu_attach_socket a;
+	volatile struct netgpu_ring *ring;
+	int small = 4096, got, result = 0;
+	struct uring u;
+	pthread_t thread;
+
+	ASSERT_TRUE(uring_open(&u)) TH_LOG("%s", strerror(errno));
+	setsockopt(self->pair[1], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, 1024, &a));
+	ring = mmap(NULL, a.completion_mmap_len, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, a.completion_mmap_offset);
+	ASSERT_NE(MAP_FAILED, (void *)ring);
+	while ((got = send_zerocopy(self->pair[0], self->mem, whole)) > 0)
+		sent += got;
+	ASSERT_EQ(-EAGAIN, got);
+	ASSERT_EQ(1, uring_send(&u, self->pair[0], self->mem, whole, MSG_ZEROCOPY | MSG_NOSIGNAL));
+	usleep(50000);
+	ASSERT_FALSE(uring_done(&u, &result)) TH_LOG("there was room for it: %d", result);
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, drain_all, &drain));
+	ASSERT_TRUE(WAIT_FOR(uring_done(&u, &result), 10000));
+	ASSERT_LT(0, result) TH_LOG("%s", strerror(-result));
+	sent += result;
+	for (int i = 0; i < 20; i++) {
+		ASSERT_EQ(1, uring_send(&u, self->pair[0], self->mem, whole, MSG_ZEROCOPY | MSG_WAITALL | MSG_NOSIGNAL));
+		ASSERT_TRUE(WAIT_FOR(uring_done(&u, &result), 10000));
+		ASSERT_EQ((int)whole, result);
+		sent += whole;
+	}
+	ASSERT_TRUE(WAIT_FOR((ng_socket_stats(self->fd, a.id, &stats), stats.tx_pending == 0), 10000));
+	EXPECT_EQ(sent, stats.tx_zerocopy);
+	EXPECT_EQ(0U, stats.tx_copied);
+	EXPECT_EQ(stats.tx_sends, ring->producer);
+	shutdown(self->pair[0], SHUT_WR);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(sent, drain.total);
+	close(u.fd);
 }
 
 /* The connection breaks with sends under way: every one of them completes. */
