@@ -293,7 +293,7 @@ pub(crate) fn send(locked: &mut LockedSocket<'_>, message: &mut Message<'_>) -> 
     if !message.lies_within(&context) {
         return Err(EFAULT);
     }
-    if locked.is_opened_by(message) {
+    if locked.is_opened_by(message) || locked.is_signed() {
         return Err(code::EOPNOTSUPP);
     }
     if !locked.routed_over(context.device()?) {

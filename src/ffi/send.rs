@@ -454,13 +454,16 @@ impl LockedSocket<'_> {
         // SAFETY: By the type invariants the socket is there and locked; routes and what they lead over go a grace period after
         // they are no longer named.
         unsafe {
+            let gathers = (*sk).sk_route_caps & (1 << abi::NETIF_F_SG_BIT) != 0;
             let dst = (&raw const (*sk).sk_dst_cache).read_volatile();
             if dst.is_null() {
-                return true;
+                // TCP forgets routes that do not get through, not what they could.
+                let state = (&raw const (*sk).__sk_common.skc_state).read_volatile();
+                let connected = [abi::TCP_ESTABLISHED, abi::TCP_CLOSE_WAIT];
+                return gathers || !connected.map(|state| state as u8).contains(&state);
             }
             let netdev = (&raw const (*dst).__bindgen_anon_1.dev_rcu).read_volatile();
-            netdev.cast_const() == device.identity()
-                && (*sk).sk_route_caps & (1 << abi::NETIF_F_SG_BIT) != 0
+            netdev.cast_const() == device.identity() && gathers
         }
     }
 
@@ -472,6 +475,12 @@ impl LockedSocket<'_> {
         let flags = unsafe { (&raw const (*sk).inet_conn.icsk_inet.inet_flags).read_volatile() };
         message.raw.msg_flags & abi::MSG_FASTOPEN != 0
             || flags & (1 << abi::INET_FLAGS_DEFER_CONNECT) != 0
+    }
+
+    /// Whether segments have to be signed, for which the CPU would have to read what is sent.
+    pub(crate) fn is_signed(&self) -> bool {
+        // SAFETY: By the type invariants the socket is there, one of TCP, and locked.
+        unsafe { abi::netgpu_sk_is_signed(self.as_raw()) }
     }
 
     /// Queues `message`, in packets that refer to `send`. Returns how many bytes. Lets go of the socket's lock while it waits for

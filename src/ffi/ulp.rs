@@ -372,6 +372,11 @@ unsafe fn start(attach: &Attach<'_>) -> Result {
     };
     let proto = PROTOS.iter().find(|proto| core::ptr::eq(proto.base, base));
     let proto = proto.ok_or(EOPNOTSUPP)?;
+    // What lies in registered memory is not the CPU's to read.
+    // SAFETY: As above.
+    if unsafe { abi::netgpu_sk_is_signed(sk) } {
+        return Err(EOPNOTSUPP);
+    }
     // SAFETY: As above.
     let near = unsafe { abi::netgpu_sock_net(sk) == abi::netgpu_dev_net(attach.netdev) };
     if !near || (bound != 0 && bound != ifindex) {

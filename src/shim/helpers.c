@@ -129,6 +129,22 @@ bool netgpu_sk_is_tcp(const struct sock *sk)
 	return sk_is_tcp(sk);
 }
 
+/* Whether segments of a TCP socket may have to be signed: TCP-MD5, TCP-AO. The caller owns its lock. */
+bool netgpu_sk_is_signed(const struct sock *sk)
+{
+#ifdef CONFIG_TCP_MD5SIG
+	const struct tcp_md5sig_info *md5 = rcu_dereference_protected(tcp_sk(sk)->md5sig_info, lockdep_sock_is_held(sk));
+
+	if (md5 && !hlist_empty(&md5->head))
+		return true;
+#endif
+#ifdef CONFIG_TCP_AO
+	if (rcu_access_pointer(tcp_sk(sk)->ao_info))
+		return true;
+#endif
+	return false;
+}
+
 void netgpu_sock_hold(struct sock *sk)
 {
 	sock_hold(sk);

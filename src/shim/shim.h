@@ -102,6 +102,7 @@ void netgpu_skb_add_rx_frag_netmem(struct sk_buff *skb, int i, netmem_ref netmem
 				   unsigned int truesize);
 void *netgpu_skb_frag_address(const skb_frag_t *frag);
 bool netgpu_sk_is_tcp(const struct sock *sk);
+bool netgpu_sk_is_signed(const struct sock *sk);
 void netgpu_sock_hold(struct sock *sk);
 void netgpu_sock_put(struct sock *sk);
 void netgpu_bh_lock_sock(struct sock *sk);

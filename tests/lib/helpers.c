@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <linux/bpf.h>
 #include <linux/filter.h>
+#include <netinet/tcp.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/resource.h>
@@ -338,6 +339,16 @@ int loopback_pair(int fds[2])
 
 	return pair(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
 		    (struct sockaddr *)&addr, sizeof(addr), fds);
+}
+
+int sign(int sock, bool on)
+{
+	struct tcp_md5sig key = { .tcpm_keylen = on ? 4 : 0, .tcpm_key = "key" };
+	socklen_t len = sizeof(key.tcpm_addr);
+
+	if (getpeername(sock, (struct sockaddr *)&key.tcpm_addr, &len))
+		return -errno;
+	return setsockopt(sock, IPPROTO_TCP, TCP_MD5SIG, &key, sizeof(key)) ? -errno : 0;
 }
 
 int deaf(int sock, bool on)

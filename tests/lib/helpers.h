@@ -93,6 +93,9 @@ int tcp_pair(int domain, int fds[2]);
 /* A TCP connection over loopback. */
 int loopback_pair(int fds[2]);
 
+/* Has both directions of a TCP connection signed (TCP-MD5), or no longer, by this end. 0 or -errno. */
+int sign(int sock, bool on);
+
 /* Has TCP on @sock drop whatever comes, or no longer. 0 or -errno. */
 int deaf(int sock, bool on);
 

@@ -141,6 +141,57 @@ TEST_F(rings, urgent_bytes)
 	EXPECT_STREQ("abcde", got);
 }
 
+/* A counter of /proc/net/netstat. */
+static long long netstat(const char *name)
+{
+	char names[16384], values[16384], *n, *v, *at_n, *at_v;
+	FILE *f = fopen("/proc/net/netstat", "r");
+	long long found = -1;
+
+	while (f && fgets(names, sizeof(names), f) && fgets(values, sizeof(values), f)) {
+		n = strtok_r(names, " \n", &at_n);
+		v = strtok_r(values, " \n", &at_v);
+		while (n && v) {
+			if (!strcmp(n, name))
+				found = atoll(v);
+			n = strtok_r(NULL, " \n", &at_n);
+			v = strtok_r(NULL, " \n", &at_v);
+		}
+	}
+	if (f)
+		fclose(f);
+	return found;
+}
+
+/* What comes signed, where the CPU cannot read it, is dropped as if its signature were wrong; it comes again when nothing is signed. */
+TEST_F(rings, signed_afterwards)
+{
+	long long before = netstat("TCPMD5Failure");
+	struct netgpu_socket_stats stats;
+	char *chunk = memory(8000), *got = memory(8000);
+	struct netgpu_rx_entry e;
+	size_t n = 0;
+	char byte;
+
+	pattern_fill(chunk, 0, 8000);
+	ASSERT_EQ(0, sign(self->r.pair[0], true));
+	ASSERT_EQ(0, sign(self->r.pair[1], true));
+	ASSERT_EQ(8000, send(self->r.pair[1], chunk, 8000, 0));
+	EXPECT_TRUE(WAIT_FOR(netstat("TCPMD5Failure") > before, 5000));
+	ASSERT_EQ(0, ng_socket_stats(self->r.fd, self->r.socket_id, &stats));
+	EXPECT_EQ(0U, stats.rx_zerocopy);
+	ASSERT_EQ(0, sign(self->r.pair[1], false));
+	ASSERT_EQ(0, sign(self->r.pair[0], false));
+	while (n < 8000) {
+		ASSERT_TRUE(WAIT_FOR((recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT), take(&self->r.rx, &e)), 10000)) TH_LOG("after %zu bytes", n);
+		ASSERT_GE(8000U, n + e.len);
+		memcpy(got + n, (void *)(uintptr_t)e.addr, e.len);
+		n += e.len;
+		give(&self->r.fill, e.addr);
+	}
+	EXPECT_EQ(8000U, pattern_match(got, 0, 8000));
+}
+
 /* A reader that holds its share gets no more until it has given some back. */
 TEST_F(rings, share_of_buffers)
 {

@@ -709,6 +709,56 @@ TEST_F(sock, io_uring_tries_again)
 	close(u.fd);
 }
 
+/* What is signed the CPU has to read. */
+
+TEST_F(sock, signed_connections)
+{
+	struct netgpu_attach_socket a;
+	char got[6] = "";
+
+	ASSERT_EQ(0, sign(self->pair[0], true));
+	ASSERT_EQ(0, sign(self->pair[1], true));
+	EXPECT_EQ(-EOPNOTSUPP, ng_attach_socket(self->fd, self->pair[0], RING, 0, &a));
+	EXPECT_EQ(-EOPNOTSUPP, ng_attach_socket(self->fd, self->pair[0], 0, RING, &a));
+	ASSERT_EQ(5, send(self->pair[0], "hello", 5, 0));
+	EXPECT_EQ(5, recv(self->pair[1], got, 5, MSG_WAITALL));
+	EXPECT_STREQ("hello", got);
+}
+
+TEST_F(sock, signed_afterwards)
+{
+	struct netgpu_attach_socket a;
+	struct netgpu_socket_stats stats;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, RING, &a));
+	ASSERT_EQ(0, sign(self->pair[0], true));
+	EXPECT_EQ(-EOPNOTSUPP, send_zerocopy(self->pair[0], self->mem, 100));
+	EXPECT_EQ(0, ng_socket_stats(self->fd, a.id, &stats));
+	EXPECT_EQ(0U, stats.tx_sends + stats.tx_pending);
+	ASSERT_EQ(0, sign(self->pair[0], false));
+	EXPECT_EQ(100, send_zerocopy(self->pair[0], self->mem, 100));
+}
+
+/* Sent, and to be sent again: not as long as that would have to be signed. */
+TEST_F(sock, signed_with_sends_under_way)
+{
+	struct netgpu_attach_socket a;
+	size_t len = 8 * self->unit;
+	char *got = memory(len);
+
+	pattern_fill(self->mem, 0, len);
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, RING, &a));
+	ASSERT_EQ(0, deaf(self->pair[1], true));
+	ASSERT_EQ((int)len, send_zerocopy(self->pair[0], self->mem, len));
+	ASSERT_EQ(0, sign(self->pair[0], true));
+	/* A retransmission timeout, and the next. */
+	usleep(700000);
+	ASSERT_EQ(0, deaf(self->pair[1], false));
+	ASSERT_EQ(0, sign(self->pair[0], false));
+	ASSERT_EQ((ssize_t)len, recv(self->pair[1], got, len, MSG_WAITALL));
+	EXPECT_EQ(len, pattern_match(got, 0, len));
+}
+
 /* The connection breaks with sends under way: every one of them completes. */
 TEST_F(sock, reset_completes_everything)
 {

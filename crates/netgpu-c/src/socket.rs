@@ -104,7 +104,7 @@ fn widen(near: u64, low: u32) -> u64 {
 /// there are bytes that cannot be delivered before pieces are given back: that wakes nobody, so who waits with EPOLLET calls
 /// netgpu_get_rx_batch() after it. recv(2) with MSG_DONTWAIT answers 0 at the end of the stream.
 ///
-/// Returns 0, or: -EBADF; -ENOTSOCK; -EOPNOTSUPP, it is not TCP over IPv4 or IPv6; -EINVAL, it is listening, or an argument is out
+/// Returns 0, or: -EBADF; -ENOTSOCK; -EOPNOTSUPP, it is not TCP over IPv4 or IPv6, or its segments are signed; -EINVAL, it is listening, or an argument is out
 /// of range; -EEXIST, it is or was attached, or has another upper layer protocol such as TLS; -EPERM, binding needs CAP_NET_RAW;
 /// -ENODEV, the device is gone; -EXDEV, the socket is of another network namespace or bound to another device.
 #[unsafe(no_mangle)]

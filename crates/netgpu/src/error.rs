@@ -286,7 +286,10 @@ fn meaning(command: Command, errno: Errno) -> Option<&'static str> {
             "the interface is down; `ip link set DEVICE up` brings it up"
         }
 
-        (C::AttachSocket, Errno::OPNOTSUPP) => "it is not TCP over IPv4 or IPv6",
+        (C::AttachSocket, Errno::OPNOTSUPP) => {
+            "it is not TCP over IPv4 or IPv6, or its segments are signed (TCP-MD5, TCP-AO), which the CPU would have to read them for"
+        }
+        (C::AttachSocket, Errno::BUSY) => "another part of the kernel has it, such as KCM",
         (C::AttachSocket, Errno::INVAL) => {
             "it is listening (attach the accepted one), or a ring size is no power of two or out of range"
         }

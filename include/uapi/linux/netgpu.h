@@ -248,12 +248,13 @@ struct netgpu_bind {
  * lie in it come next on a socket, recv(2) answers -ECONNABORTED. When no region
  * is left, all sockets of the context are detached. Everything else goes on.
  *
- * Errors: -EBADF @area_fd is no open file of this device; -EBADFD it is no
- * memory area; -ENOENT no such region; -EINVAL its address or length is no
- * multiple of the context's buffer size; -EEXIST its addresses overlap a region
- * that is attached; -EIO the device cannot reach the memory without bounce
- * buffers, or only in pieces that are no whole buffers; -ENODEV the device is
- * gone; -ENOSPC too many regions; for memory of others also what they answer.
+ * Errors: -EBADFD @area_fd is no open file of this device, or no memory area;
+ * -ENOENT no such region; -EINVAL its address or length is no multiple of the
+ * context's buffer size; -EEXIST its addresses overlap a region that is attached;
+ * -ENOMEM memory is exhausted, or the region has more than 33554431 buffers; -EIO
+ * the device cannot reach the memory without bounce buffers, or only in pieces
+ * that are no whole buffers; -ENODEV the device is gone; -ENOSPC too many regions;
+ * for memory of others also what they answer.
  */
 struct netgpu_attach_region {
 	__s32 area_fd;
@@ -341,7 +342,7 @@ struct netgpu_open_queue {
  * regions: -EFAULT when some byte lies outside, -ENOBUFS while as many sends
  * are unfinished or unread as the ring has entries, -ENODEV when the connection
  * does not lead over the context's device, -EOPNOTSUPP when the send would open it
- * (TCP Fast Open). poll(2) reports POLLIN while the ring holds entries, so read(2)
+ * (TCP Fast Open), or would have to be signed (TCP-MD5, TCP-AO). poll(2) reports POLLIN while the ring holds entries, so read(2)
  * on such a socket should not block. Without MSG_ZEROCOPY data is copied as on any
  * socket.
  *
@@ -354,10 +355,13 @@ struct netgpu_open_queue {
  * aborted and it reports ECONNABORTED; received bytes that were not delivered
  * are lost.
  *
- * Errors: -EBADF; -ENOTSOCK; -EOPNOTSUPP not TCP over IPv4 or IPv6; -EINVAL
- * listening, or bad ring sizes, or both zero; -EEXIST another upper layer
- * protocol, or attached already, or ever before; -EPERM as for
- * SO_BINDTODEVICE; -ENODEV the device is gone; -EXDEV the socket is in another
+ * Segments that are signed cannot come to registered memory, where the CPU cannot
+ * verify them: they are dropped as if their signature were wrong.
+ *
+ * Errors: -EBADF; -ENOTSOCK; -EOPNOTSUPP not TCP over IPv4 or IPv6, or its segments
+ * are signed; -EBUSY another part of the kernel has the socket; -EINVAL listening,
+ * or bad ring sizes, or both zero; -EEXIST another upper layer protocol, or
+ * attached already, or ever before; -EPERM as for SO_BINDTODEVICE; -ENODEV the device is gone; -EXDEV the socket is in another
  * network namespace than the device, or is bound to another device.
  */
 struct netgpu_attach_socket {
