@@ -429,8 +429,10 @@ unsafe extern "C" fn invalidate(attach: *mut abi::dma_buf_attachment) {
     let inner = unsafe { &*(*attach).importer_priv.cast::<Inner>() };
     // SAFETY: The reservation lock is held.
     let mapped = unsafe { inner.table() }.is_some();
-    // SAFETY: The context ends all mappings before it goes, and this one has not been ended.
-    if mapped && unsafe { inner.loan.recall() } {
+    if mapped {
+        // Also where the loan has ended already, as with its device: who uses the memory may not be done yet.
+        // SAFETY: The context ends all mappings before it is freed, and this one has not been ended.
+        unsafe { inner.loan.recall() };
         // SAFETY: The reservation lock is held.
         unsafe { inner.fence.show(inner.dmabuf.resv()) };
     }

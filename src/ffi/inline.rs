@@ -53,10 +53,34 @@ pub(crate) fn sub(atomic: &Atomic<u32>, n: u32) {
     core32(atomic).fetch_sub(n, Ordering::Relaxed);
 }
 
+#[inline(always)]
+fn core64(atomic: &Atomic<u64>) -> &AtomicU64 {
+    // SAFETY: As in `core32()`.
+    unsafe { AtomicU64::from_ptr(atomic.as_ptr()) }
+}
+
 /// As `Atomic::cmpxchg` with `Full`.
 #[inline(always)]
 pub(crate) fn cmpxchg(atomic: &Atomic<u64>, old: u64, new: u64) -> Result<u64, u64> {
-    // SAFETY: As in `core32()`.
-    let atomic = unsafe { AtomicU64::from_ptr(atomic.as_ptr()) };
-    atomic.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed)
+    core64(atomic).compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed)
+}
+
+/// Another reference, from one that is there: as `refcount_inc()`.
+#[inline(always)]
+pub(crate) fn increment(count: &Atomic<u64>) {
+    core64(count).fetch_add(1, Ordering::Relaxed);
+}
+
+/// Another reference, if there is one: as `refcount_inc_not_zero()`.
+pub(crate) fn increment_not_zero(count: &Atomic<u64>) -> bool {
+    let more = |count: u64| (count != 0).then_some(count + 1);
+    core64(count)
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+        .is_ok()
+}
+
+/// A reference less. Whether it was the last one, and then all that was done with the others is seen: as `refcount_dec_and_test()`.
+#[inline(always)]
+pub(crate) fn decrement(count: &Atomic<u64>) -> bool {
+    core64(count).fetch_sub(1, Ordering::AcqRel) == 1
 }

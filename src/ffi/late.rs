@@ -2,17 +2,28 @@
 
 //! Reference counting for objects that are let go in any context but freed in process context.
 
-use super::module::work_queue;
+use super::{
+    inline::{
+        decrement,
+        increment,
+        increment_not_zero, //
+    },
+    module::work_queue, //
+};
 use core::{
     mem::ManuallyDrop,
-    ops::Deref, //
+    ops::Deref,
+    ptr::NonNull, //
 };
 use kernel::{
     ffi::c_void,
     impl_has_work,
     new_work,
     prelude::*,
-    sync::Arc,
+    sync::{
+        atomic::Atomic,
+        Arc, //
+    },
     workqueue::{
         Work,
         WorkItem, //
@@ -38,10 +49,18 @@ pub(crate) trait Retire: Send + Sync + 'static {
     fn retire(&self, _quiet: Quiet) {}
 }
 
+/// What a [`Late`] refers to.
+///
+/// # Invariants
+///
+/// `users` is the number of references to it. As long as there is one, they have the one [`Arc`] together; the last one to go hands
+/// that to the work, which is not queued before, and frees the object.
 #[pin_data]
 struct Inner<T> {
     #[pin]
     value: T,
+    /// So wide that it cannot overflow.
+    users: Atomic<u64>,
     #[pin]
     work: Work<Inner<T>>,
 }
@@ -61,7 +80,16 @@ impl<T: Retire> WorkItem for Inner<T> {
 
 /// A shared `T`. References may be dropped in any context; the `T` itself is dropped by the module's
 /// work queue, where it may sleep and where module references may end.
-pub(crate) struct Late<T: Retire>(ManuallyDrop<Arc<Inner<T>>>);
+///
+/// # Invariants
+///
+/// Counted in `users` of what it points to.
+pub(crate) struct Late<T: Retire>(NonNull<Inner<T>>);
+
+// SAFETY: It gives `&T` to whoever has it, and drops a `T` in another task than the one that made it; both are what `Retire` asks for.
+unsafe impl<T: Retire> Send for Late<T> {}
+// SAFETY: As above.
+unsafe impl<T: Retire> Sync for Late<T> {}
 
 impl<T: Retire> Late<T> {
     /// Allocates a `T`.
@@ -69,24 +97,30 @@ impl<T: Retire> Late<T> {
         let arc = Arc::pin_init(
             try_pin_init!(Inner {
                 value <- init,
+                users: Atomic::new(1),
                 work <- new_work!("netgpu::Late"),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        Ok(Self(ManuallyDrop::new(arc)))
+        let ptr = Arc::into_raw(arc).cast_mut();
+        // INVARIANT: The one that is counted.
+        // SAFETY: An `Arc` is not null.
+        Ok(Self(unsafe { NonNull::new_unchecked(ptr) }))
+    }
+
+    fn inner(&self) -> &Inner<T> {
+        // SAFETY: By the type invariants, and those of `Inner`, it is there.
+        unsafe { self.0.as_ref() }
     }
 
     /// The object as C sees it, without a reference.
     pub(crate) fn as_raw(&self) -> *mut c_void {
-        Arc::as_ptr(&self.0).cast_mut().cast()
+        self.0.as_ptr().cast()
     }
 
     /// Hands the reference to C.
     pub(crate) fn into_raw(self) -> *mut c_void {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is never touched again.
-        let arc = unsafe { ManuallyDrop::take(&mut this.0) };
-        Arc::into_raw(arc).cast_mut().cast()
+        ManuallyDrop::new(self).as_raw()
     }
 
     /// Takes a reference back from C.
@@ -95,9 +129,22 @@ impl<T: Retire> Late<T> {
     ///
     /// `ptr` comes from [`Self::into_raw`] of the same type, and that reference is given up with it.
     pub(crate) unsafe fn from_raw(ptr: *mut c_void) -> Self {
+        // INVARIANT: By this function's requirements.
+        // SAFETY: What comes from `into_raw()` is not null.
+        Self(unsafe { NonNull::new_unchecked(ptr.cast()) })
+    }
+
+    /// A reference to an object of which there may be none any more: then there never will be.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` comes from [`Self::as_raw`] or [`Self::into_raw`] of the same type, and the object has not been freed.
+    pub(crate) unsafe fn upgrade(ptr: *mut c_void) -> Option<Self> {
         // SAFETY: By this function's requirements.
-        let arc = unsafe { Arc::from_raw(ptr.cast::<Inner<T>>().cast_const()) };
-        Self(ManuallyDrop::new(arc))
+        let users = unsafe { &(*ptr.cast::<Inner<T>>()).users };
+        // INVARIANT: Counted just now.
+        // SAFETY: What comes from either is not null.
+        increment_not_zero(users).then(|| Self(unsafe { NonNull::new_unchecked(ptr.cast()) }))
     }
 
     /// Looks at an object of which somebody else holds a reference.
@@ -131,7 +178,9 @@ impl<T: Retire> Deref for LateBorrow<'_, T> {
 
 impl<T: Retire> Clone for Late<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        increment(&self.inner().users);
+        // INVARIANT: Counted just now.
+        Self(self.0)
     }
 }
 
@@ -139,17 +188,16 @@ impl<T: Retire> Deref for Late<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.0.value
+        &self.inner().value
     }
 }
 
 impl<T: Retire> Drop for Late<T> {
     fn drop(&mut self) {
-        // SAFETY: `self` is not used after its drop.
-        let arc = unsafe { ManuallyDrop::take(&mut self.0) };
-        if let Some(last) = Arc::into_unique_or_drop(arc) {
-            // Nobody else has a reference, so the work cannot be queued already.
-            let _ = work_queue().enqueue(Arc::from(last));
+        if decrement(&self.inner().users) {
+            // SAFETY: By the type invariants of `Inner`: it was the last one, and nobody makes another from nothing.
+            let arc = unsafe { Arc::from_raw(self.0.as_ptr().cast_const()) };
+            let _ = work_queue().enqueue(arc);
         }
     }
 }

@@ -70,21 +70,21 @@ impl Loan {
     }
 
     /// The owner wants the memory back: it may not be used any more, and the context is told, by [`Context::withdraw`] on the
-    /// module's work queue. False: that was so before.
+    /// module's work queue, unless that was so before, or the context is about to retire, which gives all of it back.
     ///
     /// # Safety
     ///
-    /// Somebody holds the context.
-    pub(super) unsafe fn recall(&self) -> bool {
+    /// The context has not been freed.
+    pub(super) unsafe fn recall(&self) {
         if !self.live.xchg(false, Full) {
-            return false;
+            return;
         }
         // SAFETY: By this function's requirements.
-        let context = unsafe { Late::<Context>::borrow(self.withdrawal.context) };
-        // INVARIANT: For the work, which is queued once, as the above happens once.
-        let _ = (*context).clone().into_raw();
-        let _ = work_queue().enqueue(self.withdrawal.clone());
-        true
+        if let Some(context) = unsafe { Late::<Context>::upgrade(self.withdrawal.context) } {
+            // INVARIANT: For the work, which is queued once, as the above happens once.
+            let _ = context.into_raw();
+            let _ = work_queue().enqueue(self.withdrawal.clone());
+        }
     }
 
     /// Another fragment refers to the memory.
