@@ -144,18 +144,16 @@ struct State {
 }
 
 impl State {
-    /// Takes out a socket, attached or closed.
-    fn any_socket(&mut self) -> Option<Late<Socket>> {
-        self.sockets.pop().or_else(|| self.closed.pop())
+    /// Takes out an attached socket, whose number stays taken until it is detached.
+    fn hold_socket(&mut self) -> Option<(Slot, Late<Socket>)> {
+        let (id, _) = self.sockets.next(0)?;
+        Some((id, self.sockets.hold(id)?))
     }
 
-    /// Takes out `socket`, if it is attached.
-    fn take_socket(&mut self, socket: &Late<Socket>) -> Option<Late<Socket>> {
-        let here = self.sockets.get(socket.id())?;
-        if here.as_raw() != socket.as_raw() {
-            return None;
-        }
-        self.sockets.take(socket.id())
+    /// Whether `socket` is attached.
+    fn has_socket(&self, socket: &Late<Socket>) -> bool {
+        let here = self.sockets.get(socket.id());
+        here.is_some_and(|here| here.as_raw() == socket.as_raw())
     }
 }
 
@@ -254,8 +252,14 @@ impl Context {
 
     fn abort_sockets(&self) {
         loop {
-            // A statement of its own, so that the lock is not held while the socket is told.
-            let socket = self.state.lock().any_socket();
+            // Statements of their own, so that the lock is not held while the socket is told.
+            let held = self.state.lock().hold_socket();
+            let Some((id, socket)) = held else { break };
+            socket.abort();
+            self.state.lock().sockets.cancel(id);
+        }
+        loop {
+            let socket = self.state.lock().closed.pop();
             let Some(socket) = socket else { break };
             socket.abort();
         }
@@ -308,8 +312,6 @@ impl Context {
             .push(attachment.clone(), GFP_KERNEL_ACCOUNT)?;
         state.attachments = table;
         self.table.replace(shown);
-        // What is under RCU still refers to memory that its exporter waits for.
-        self.table.settle();
         Ok(())
     }
 
@@ -351,10 +353,15 @@ impl Context {
             let Some((id, socket)) = next else { break };
             from = id + 1;
             if socket.sends_from(map) {
-                // Two statements, as above.
-                let taken = self.state.lock().take_socket(&socket);
-                if taken.is_some() {
+                let mut state = self.state.lock();
+                let here = state.has_socket(&socket);
+                if here {
+                    state.sockets.hold(id);
+                }
+                drop(state);
+                if here {
                     socket.abort();
+                    self.state.lock().sockets.cancel(id);
                 }
             }
         }
@@ -456,7 +463,6 @@ impl Context {
         let table = state.attachments.with(span, attachment.clone())?;
         let shown = Version::new(state.attachments.with(span, attachment.clone())?)?;
         state.attachments = table;
-        // What was there before refers to nothing that is not in this one.
         this.table.replace(shown);
         trace::region_attach(this.id, span.start() as u64, span.len() as u64);
         Ok(())
@@ -481,7 +487,7 @@ impl Context {
             .map_err(plain)
             .and_then(|queue| this.open(&queue, request).map(|()| queue));
         if opened.is_err() {
-            this.state.lock().queues.take(id);
+            this.state.lock().queues.cancel(id);
         }
         opened
     }
@@ -559,43 +565,44 @@ impl Context {
             Ok(socket)
         });
         let mut state = this.state.lock();
-        let late = state.gone;
-        match &socket {
-            Ok(socket) if !late => {
+        let result = match socket {
+            Ok(socket) if !state.gone => {
                 this.stats.add(OfContext::Attached, 1);
-                state.sockets.fill(id, socket.clone());
+                state.sockets.fill(id, socket);
+                return Ok(());
             }
-            _ => {
-                state.sockets.take(id);
-            }
-        }
-        drop(state);
-        match socket {
             // The device went after the socket was attached: nobody else tells this one.
-            Ok(socket) if late => {
+            Ok(socket) => {
+                drop(state);
                 socket.abort();
+                state = this.state.lock();
                 Err(ENODEV)
             }
-            socket => socket.map(drop),
-        }
+            Err(err) => Err(err),
+        };
+        state.sockets.cancel(id);
+        result
     }
 
     /// Detaches the socket with number `id`.
     pub(crate) fn detach_socket(&self, id: u32) -> Result {
-        let socket = self.state.lock().sockets.take(id);
+        let socket = self.state.lock().sockets.hold(id);
         socket.ok_or(ENOENT)?.abort();
+        // Only now, so that no other socket's account gets what this one has delivered until then.
+        self.state.lock().sockets.cancel(id);
         Ok(())
     }
 
     /// `socket` was closed. Its number is free again; what it still sends ends with the context at the latest.
     pub(crate) fn forget(&self, socket: &Late<Socket>) {
         let mut state = self.state.lock();
-        if let Some(socket) = state.take_socket(socket) {
+        if state.has_socket(socket) {
+            state.sockets.take(socket.id());
             // What has finished goes on the work queue: see `Late`.
             state.closed.retain(|closed| closed.sends());
             if socket.sends() {
                 // Without memory for it, TCP decides when it gives up.
-                let _ = state.closed.push(socket, GFP_KERNEL_ACCOUNT);
+                let _ = state.closed.push(socket.clone(), GFP_KERNEL_ACCOUNT);
             }
         }
     }

@@ -46,11 +46,31 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Empties a place; returns what was there.
+    /// Empties the place of an object, and returns that.
     pub(crate) fn take(&mut self, id: u32) -> Option<T> {
-        match core::mem::replace(nospec::get_mut(&mut self.0, id as usize)?, Slot::Empty) {
+        self.replace(id, Slot::Empty)
+    }
+
+    /// Takes an object out; its place stays reserved.
+    pub(crate) fn hold(&mut self, id: u32) -> Option<T> {
+        self.replace(id, Slot::Reserved)
+    }
+
+    fn replace(&mut self, id: u32, with: Slot<T>) -> Option<T> {
+        let slot = nospec::get_mut(&mut self.0, id as usize)?;
+        if !matches!(slot, Slot::Used(_)) {
+            return None;
+        }
+        match core::mem::replace(slot, with) {
             Slot::Used(object) => Some(object),
             _ => None,
+        }
+    }
+
+    /// Empties a place that is reserved; for who has reserved it.
+    pub(crate) fn cancel(&mut self, id: u32) {
+        if let Some(slot @ Slot::Reserved) = self.0.get_mut(id as usize) {
+            *slot = Slot::Empty;
         }
     }
 
@@ -74,16 +94,6 @@ impl<T> Slots<T> {
             _ => None,
         })
     }
-
-    /// Takes the object with the highest number.
-    pub(crate) fn pop(&mut self) -> Option<T> {
-        while let Some(slot) = self.0.pop() {
-            if let Slot::Used(object) = slot {
-                return Some(object);
-            }
-        }
-        None
-    }
 }
 
 #[kunit_tests(netgpu_slots)]
@@ -99,8 +109,16 @@ mod tests {
         assert_eq!(slots.get(0), None);
         slots.fill(0, 'a');
         assert_eq!(slots.get(0), Some(&'a'));
+        // Nobody else ends a reservation.
         assert_eq!(slots.take(1), None);
+        assert_eq!(slots.hold(1), None);
+        slots.cancel(0);
+        assert_eq!(slots.reserve(2, |_| true), Err(ENOSPC));
+        slots.cancel(1);
         assert_eq!(slots.reserve(2, |_| true), Ok(1));
+        assert_eq!(slots.hold(0), Some('a'));
+        assert_eq!(slots.reserve(2, |_| true), Err(ENOSPC));
+        slots.fill(0, 'a');
         assert_eq!(slots.take(0), Some('a'));
         assert_eq!(slots.take(0), None);
         assert_eq!(slots.take(7), None);
@@ -110,8 +128,6 @@ mod tests {
         assert_eq!(slots.iter().count(), 1);
         assert_eq!(slots.next(0), Some((2, &'c')));
         assert_eq!(slots.next(3), None);
-        assert_eq!(slots.pop(), Some('c'));
-        assert_eq!(slots.pop(), None);
         Ok(())
     }
 }

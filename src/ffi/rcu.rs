@@ -73,8 +73,8 @@ impl<T> Rcu<T> {
         unsafe { &(*self.current.load(Acquire)).value }
     }
 
-    /// Replaces the value. The old one stays until it is replaced again or all is settled: what it refers to does,
-    /// too. Sleeps when there was a replacement just before.
+    /// Replaces the value. The old one, and what it refers to, stays until the new one is replaced. Sleeps when there was
+    /// a replacement just before.
     pub(crate) fn replace(&self, value: KBox<Version<T>>) {
         let old = self.current.xchg(KBox::into_raw(value), Release);
         // No grace period is asked for: there will be one before anybody cares.
@@ -87,11 +87,6 @@ impl<T> Rcu<T> {
         self.free(self.replaced.xchg(old, Full));
     }
 
-    /// Frees what was replaced. Sleeps until nobody reads it.
-    pub(crate) fn settle(&self) {
-        self.free(self.replaced.xchg(null_mut(), Full));
-    }
-
     /// Frees `old`, which was `replaced` until an `xchg()` of the caller's.
     fn free(&self, old: *mut Version<T>) {
         let Some(old) = NonNull::new(old) else {
@@ -99,7 +94,7 @@ impl<T> Rcu<T> {
         };
         // SAFETY: By the type invariants `old` owned its box, which is ours now but for readers.
         let grace = unsafe { old.as_ref() }.grace.load(Relaxed);
-        // Expedited: somebody waits who registers memory or whose memory is wanted back. As synchronize_net()
+        // Expedited: somebody waits who registers memory. As synchronize_net()
         // does for who changes a device.
         // SAFETY: `grace` comes from `get_state_synchronize_rcu()`; may be called wherever one may sleep.
         unsafe { bindings::cond_synchronize_rcu_expedited(grace) };
@@ -143,9 +138,6 @@ mod tests {
         assert_eq!(log.load(Relaxed), 0);
         rcu.replace(noisy(3)?);
         assert_eq!(log.load(Relaxed), 1);
-        rcu.settle();
-        assert_eq!(log.load(Relaxed), 2);
-        rcu.settle();
         assert_eq!(rcu.read(&rcu::read_lock()).0, 3);
         Ok(())
     }
