@@ -139,7 +139,8 @@ impl Ulp {
     }
 }
 
-/// Writes the socket's callback and protocol, which are looked at without its lock.
+/// Writes the socket's callback and protocol, which are looked at without its lock, and whose its callback is. False: it is another's
+/// than `from`, and nothing was written.
 ///
 /// # Safety
 ///
@@ -148,14 +149,28 @@ unsafe fn install(
     sk: *mut abi::sock,
     data_ready: Option<unsafe extern "C" fn(*mut abi::sock)>,
     proto: *const abi::proto,
-) {
+    from: *mut c_void,
+    to: *mut c_void,
+) -> bool {
     // SAFETY: By this function's requirements.
     unsafe {
         abi::netgpu_write_lock_bh(&raw mut (*sk).sk_callback_lock);
-        (*sk).sk_data_ready = data_ready;
-        (&raw mut (*sk).__sk_common.skc_prot).write_volatile(proto.cast_mut());
+        let free = (*sk).sk_user_data == from;
+        if free {
+            (&raw mut (*sk).sk_user_data).write_volatile(to);
+            (*sk).sk_data_ready = data_ready;
+            (&raw mut (*sk).__sk_common.skc_prot).write_volatile(proto.cast_mut());
+        }
         abi::netgpu_write_unlock_bh(&raw mut (*sk).sk_callback_lock);
+        free
     }
+}
+
+/// What says in `sk_user_data` that the callback of a socket is ours: who else wants to have it (KCM, sockmap) looks there first. Nobody
+/// follows it: it is not of those that its flags tell of, and no copy of the socket gets it.
+fn owner(ulp: *mut Ulp) -> *mut c_void {
+    ulp.map_addr(|addr| addr | abi::SK_USER_DATA_NOCOPY as usize)
+        .cast()
 }
 
 /// The protocols that sockets come with, and a copy of each with functions of ours.
@@ -403,15 +418,17 @@ unsafe fn start(attach: &Attach<'_>) -> Result {
         to_result(unsafe { abi::sock_bindtoindex(sk, ifindex, false) })?;
     }
 
-    let icsk = sk.cast::<abi::inet_connection_sock>();
     let ulp = KBox::into_raw(ulp);
     // SAFETY: By this function's requirements. The protocol is the copy of the one that the socket has, and `release()` takes
     // back what hangs on the socket from here on.
     unsafe {
-        // A probe would carry fragments of several sends without what tells their end.
-        (*icsk).icsk_mtup.set_enabled(0);
         set_ulp_data(sk, ulp);
-        install(sk, Some(data_ready), proto.ours.get().cast());
+        let (data_ready, proto) = (Some(data_ready as _), proto.ours.get().cast());
+        if !install(sk, data_ready, proto, core::ptr::null_mut(), owner(ulp)) {
+            set_ulp_data(sk, core::ptr::null_mut());
+            drop(KBox::from_raw(ulp));
+            return Err(EBUSY);
+        }
     }
     // SAFETY: By this function's requirements, and attached just now.
     socket::attached(&mut unsafe { LockedSocket::new(attach.sk, &*ulp) });
@@ -433,8 +450,12 @@ impl LockedSocket<'_> {
     /// The socket is an ordinary one again. Returns the context that it holds no longer.
     pub(super) fn detach(mut self) -> Option<Late<Context>> {
         let ulp = self.ulp;
+        let ours = owner(core::ptr::from_ref(ulp).cast_mut());
+        // Ours as long as we say so.
         // SAFETY: By the type invariants; the socket gets back what it had.
-        unsafe { install(self.as_raw(), ulp.data_ready, ulp.base) };
+        unsafe {
+            install(self.as_raw(), ulp.data_ready, ulp.base, ours, core::ptr::null_mut());
+        }
         ulp.attached.store(false, Relaxed);
         socket::detached(&mut self)
     }
