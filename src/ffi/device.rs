@@ -266,11 +266,14 @@ impl Device {
     /// Checks that the current process may administer the device.
     pub(crate) fn permit(&self) -> Result {
         let netdev = self.netdev()?;
-        // SAFETY: The device is there, and with it its network namespace and that one's owner.
+        // It may be on its way to another network namespace, and this one to its end.
+        let lock = netdev.lock();
+        // SAFETY: The device is there, and while it is locked its network namespace and that one's owner.
         let capable = unsafe {
             let net = abi::netgpu_dev_net(netdev.as_raw()).cast::<bindings::net>();
             bindings::ns_capable((*net).user_ns, abi::CAP_NET_ADMIN as c_int)
         };
+        drop(lock);
         if capable {
             Ok(())
         } else {

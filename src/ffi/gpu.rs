@@ -73,9 +73,11 @@ impl Provider {
     }
 
     fn registered() -> Option<Held> {
-        let provider = (*PROVIDER.lock())?;
-        // SAFETY: It is registered, so its module is there.
+        let registered = PROVIDER.lock();
+        let provider = (*registered)?;
+        // SAFETY: It is registered as long as we have the lock, so its module is there.
         let held = unsafe { bindings::try_module_get(provider.ops().owner.cast()) };
+        drop(registered);
         if !held {
             return None;
         }
@@ -237,7 +239,7 @@ unsafe extern "C" fn revoked(users: *mut c_void) {
     state.gone = true;
     let borrowers = core::mem::take(&mut state.borrowers);
     for borrower in &borrowers {
-        // SAFETY: It was listed, and is not taken off the list without the lock: the context is there.
+        // SAFETY: It was listed, and is not taken off the list without the lock, which its context does before it is freed.
         unsafe { borrower.loan.recall() };
     }
     drop(state);

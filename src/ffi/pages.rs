@@ -376,6 +376,11 @@ impl Map {
         context: &Late<Context>,
         attachment: *mut Attachment,
     ) -> Result<Self> {
+        let count = region.span.buffers(size) as usize;
+        // More than that the kernel allocates for nobody, and says so in its log.
+        if count > i32::MAX as usize / size_of::<Niov>() {
+            return Err(ENOMEM);
+        }
         // INVARIANT: By this function's requirements.
         let mut inner = KBox::new(
             Inner {
@@ -383,10 +388,7 @@ impl Map {
                     ops: &AREA_OPS,
                     ..Default::default()
                 }),
-                niovs: KVVec::with_capacity(
-                    region.span.buffers(size) as usize,
-                    GFP_KERNEL_ACCOUNT,
-                )?,
+                niovs: KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?,
                 context: context.as_raw(),
                 attachment,
                 dma: device.dma(),
