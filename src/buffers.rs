@@ -39,7 +39,8 @@ pub(crate) struct NotHeld;
 
 /// What the sockets of a context may hold of its buffers.
 pub(crate) struct Shares {
-    /// Buffers charged to each socket; wraps below zero where one is reclaimed before it is charged.
+    /// Buffers charged to each socket; wraps below zero where one is reclaimed, or returned by who was not
+    /// shown it yet, before it is charged.
     held: KVVec<Atomic<u32>>,
     /// Buffers that user space has ever given to the kernel.
     donated: Atomic<u32>,
@@ -222,8 +223,9 @@ impl Buffers {
 
     /// The caller's buffer goes to the free list.
     pub(crate) fn put_free(&self, index: u32, shares: &Shares) {
-        // There is room: each buffer is on the list at most once.
-        if self.free.lock().push_within_capacity(index).is_ok() && self.writable {
+        let mut free = self.free.lock();
+        // There is room: each buffer is on the list at most once. Counted before anybody can take it.
+        if free.push_within_capacity(index).is_ok() && self.writable {
             add(&shares.free, 1);
         }
     }

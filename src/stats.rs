@@ -361,7 +361,8 @@ pub(crate) fn of_socket(context: &Context, socket: &Socket) -> uapi::SocketStats
         tx_copied_sends: sends.copied,
         tx_refused: sends.refused,
         tx_pending: sends.pending.into(),
-        held: context.shares().held(socket.id()).into(),
+        // It wraps below zero, see `Shares`.
+        held: (context.shares().held(socket.id()) as i32).max(0) as u64,
         share: context.shares().limit().into(),
         ..Default::default()
     }
