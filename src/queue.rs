@@ -298,7 +298,11 @@ struct Returns<'a, 'f> {
 }
 
 impl<'a, 'f> Returns<'a, 'f> {
-    fn new(queue: &'a Queue, ring: &'f mut Consumer<Mapping<FillEntry>>, guard: &'a rcu::Guard) -> Self {
+    fn new(
+        queue: &'a Queue,
+        ring: &'f mut Consumer<Mapping<FillEntry>>,
+        guard: &'a rcu::Guard,
+    ) -> Self {
         Self {
             queue,
             ring,

@@ -61,6 +61,9 @@ use kernel::{
     types::Opaque, //
 };
 
+/// What a socket calls on new bytes.
+type DataReady = unsafe extern "C" fn(*mut abi::sock);
+
 /// What hangs on a socket of ours, from attaching until the socket is destroyed.
 ///
 /// # Invariants
@@ -68,7 +71,7 @@ use kernel::{
 /// `base` is the protocol that the socket had before it was attached, and `data_ready` its callback.
 pub(super) struct Ulp {
     base: *const abi::proto,
-    data_ready: Option<unsafe extern "C" fn(*mut abi::sock)>,
+    data_ready: Option<DataReady>,
     socket: Late<Socket>,
     /// What delivers, if the socket has an rx ring.
     soon: Option<Arc<Soon>>,
@@ -147,7 +150,7 @@ impl Ulp {
 /// `sk` is there and locked; callback and protocol will do for it.
 unsafe fn install(
     sk: *mut abi::sock,
-    data_ready: Option<unsafe extern "C" fn(*mut abi::sock)>,
+    data_ready: Option<DataReady>,
     proto: *const abi::proto,
     from: *mut c_void,
     to: *mut c_void,
@@ -423,8 +426,14 @@ unsafe fn start(attach: &Attach<'_>) -> Result {
     // back what hangs on the socket from here on.
     unsafe {
         set_ulp_data(sk, ulp);
-        let (data_ready, proto) = (Some(data_ready as _), proto.ours.get().cast());
-        if !install(sk, data_ready, proto, core::ptr::null_mut(), owner(ulp)) {
+        let (data_ready, proto): (DataReady, _) = (data_ready, proto.ours.get().cast());
+        if !install(
+            sk,
+            Some(data_ready),
+            proto,
+            core::ptr::null_mut(),
+            owner(ulp),
+        ) {
             set_ulp_data(sk, core::ptr::null_mut());
             drop(KBox::from_raw(ulp));
             return Err(EBUSY);
@@ -454,7 +463,13 @@ impl LockedSocket<'_> {
         // Ours as long as we say so.
         // SAFETY: By the type invariants; the socket gets back what it had.
         unsafe {
-            install(self.as_raw(), ulp.data_ready, ulp.base, ours, core::ptr::null_mut());
+            install(
+                self.as_raw(),
+                ulp.data_ready,
+                ulp.base,
+                ours,
+                core::ptr::null_mut(),
+            );
         }
         ulp.attached.store(false, Relaxed);
         socket::detached(&mut self)
