@@ -155,7 +155,7 @@ sleeps_when_idle() {
 	mkfifo "$work/pipe"
 	defer rm "$work/pipe"
 	listening echo 1
-	in_peer nc "$NETGPU_ADDR4" 5001 <"$work/pipe" >"$work/back" &
+	in_peer nc -N "$NETGPU_ADDR4" 5001 <"$work/pipe" >"$work/back" &
 	defer reap $!
 	exec 9>"$work/pipe"
 	echo here >&9

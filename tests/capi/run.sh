@@ -80,7 +80,7 @@ send_gpu() {
 echoes() {
 	plain-peer make "$work/file" --bytes 2097152
 	listening ./echo "$NETGPU_DEV" 5001
-	in_peer nc "$NETGPU_ADDR4" 5001 <"$work/file" >"$work/back"
+	in_peer nc -N "$NETGPU_ADDR4" 5001 <"$work/file" >"$work/back"
 	finished "$ours" 60 "$work/ours.err"
 	note "$(grep '^echo ' "$work/ours.err")"
 	cmp "$work/file" "$work/back" || fail "other bytes came back than were sent"

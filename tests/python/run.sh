@@ -69,7 +69,7 @@ documented() {
 	defer reap "$ours"
 	until_true 60 is_listening "$work/ours.err" "$ours"
 	peer_receiver 192.0.2.2:5002 --output "$work/got"
-	head -c $bytes /dev/zero | in_peer nc 192.0.2.1 5001
+	head -c $bytes /dev/zero | in_peer nc -N 192.0.2.1 5001
 	finished "$ours" 60 "$work/ours.err"
 	finished "$peer" 10 "$work/peer.err"
 	sed 's/^/# /' "$work/ours.err"
