@@ -10,9 +10,10 @@ cd "$(dirname "$0")" || exit 1
 . ../lib/check.sh
 . ../lib/transfer.sh
 
-# The network of the other machine, and the cgroups of this one, which `ip netns exec` hides.
+# The network of the other machine, and the cgroups of this one, which `ip netns exec` hides. By a path, or busybox's nsenter starts
+# busybox's shell, which has commands of its own.
 on_the_other_machine() {
-	nsenter --net="$NETGPU_PEER_NS" "$@"
+	nsenter --net="$NETGPU_PEER_NS" /usr/bin/env "$@"
 }
 
 # start MARKS PLACE FILE: leaves $started.
