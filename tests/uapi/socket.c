@@ -682,6 +682,8 @@ TEST_F(sock, io_uring_tries_again)
 	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], 0, 1024, &a));
 	ring = mmap(NULL, a.completion_mmap_len, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, a.completion_mmap_offset);
 	ASSERT_NE(MAP_FAILED, (void *)ring);
+	/* No acknowledgement makes room. */
+	ASSERT_EQ(0, deaf(self->pair[1], true));
 	while ((got = send_zerocopy(self->pair[0], self->mem, whole)) > 0)
 		sent += got;
 	ASSERT_EQ(-EAGAIN, got);
@@ -689,6 +691,7 @@ TEST_F(sock, io_uring_tries_again)
 	usleep(50000);
 	ASSERT_FALSE(uring_done(&u, &result)) TH_LOG("there was room for it: %d", result);
 
+	ASSERT_EQ(0, deaf(self->pair[1], false));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, drain_all, &drain));
 	ASSERT_TRUE(WAIT_FOR(uring_done(&u, &result), 10000));
 	ASSERT_LT(0, result) TH_LOG("%s", strerror(-result));
