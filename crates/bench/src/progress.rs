@@ -17,9 +17,10 @@ use crate::measure::Label;
 /// Time between two looks.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Shows how many bytes have passed over `stream`, as `label` has it, until it is dropped.
-pub(crate) fn show(stream: &TcpStream, label: &Label<'_>) -> Result<ProgressBar> {
-    if label.json || !io::stderr().is_terminal() {
+/// Shows how many bytes have passed over `stream`, as `label` has it, until it is dropped. Not to programs, and not at the other end, which
+/// may be the same machine: it is counted.
+pub(crate) fn show(stream: &TcpStream, label: &Label<'_>, peer: bool) -> Result<ProgressBar> {
+    if peer || label.json || !io::stderr().is_terminal() {
         return Ok(ProgressBar::hidden());
     }
     let stream = Arc::new(stream.try_clone().context("cannot watch the stream")?);

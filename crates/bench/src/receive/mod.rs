@@ -106,7 +106,7 @@ fn stream<P: Receive>(arguments: &Recv) -> Result<()> {
     // Not after listening: what comes while a queue is not there yet lies in the kernel's memory, and is copied.
     let mut path: P = open(arguments, &mut measurement)?;
     let stream = accept(&listen(arguments)?)?;
-    let progress = progress::show(&stream, &label)?;
+    let progress = progress::show(&stream, &label, common.peer)?;
     path.connected(stream)?;
     if common.verify {
         let mut check = Check::default();

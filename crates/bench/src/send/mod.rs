@@ -112,7 +112,7 @@ fn stream<P: Send>(arguments: &Arguments, name: &str) -> Result<()> {
         json: common.json,
     };
     let stream = connect(arguments)?;
-    let progress = progress::show(&stream, &label)?;
+    let progress = progress::show(&stream, &label, common.peer)?;
     if arguments.wait {
         let _ = (&stream).read(&mut [0])?;
     }
