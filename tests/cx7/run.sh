@@ -86,7 +86,7 @@ many_streams() {
 	defer kill $!
 	until_true 10 iperf_listens
 	in_peer iperf3 --client "$NETGPU_ADDR4" --bytes 32M --parallel 8 >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
-	in_peer iperf3 --client "$NETGPU_ADDR6" --bytes 32M --bidir >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	both_ways "$NETGPU_ADDR6" --bytes 32M
 	in_peer iperf3 --client "$NETGPU_ADDR4" --time 1 --udp --bitrate 50M >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
 }
 

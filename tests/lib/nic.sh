@@ -28,6 +28,15 @@ in_peer() {
 	ip netns exec peer "$@"
 }
 
+# both_ways ADDRESS ARGS...: iperf3 from the other machine to a server here that serves again, there and back. Not --bidir: when the machine
+# is busy as it starts, iperf3 mixes up which stream is which, and waits for bytes until it gives up.
+both_ways() {
+	local way
+	for way in '' --reverse; do
+		in_peer iperf3 --client "$@" $way >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	done
+}
+
 nic_ping() {
 	in_peer ping -q -c 1 -W 1 "$NETGPU_ADDR4" >/dev/null && in_peer ping -q -c 1 -W 1 "$NETGPU_ADDR6" >/dev/null
 }

@@ -149,8 +149,8 @@ same() {
 counters_add_up() {
 	local kind sizes size frames
 	snapshot before
-	server --one-off
-	in_peer iperf3 --client "$NETGPU_ADDR4" --time 1 --bidir >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	server
+	both_ways "$NETGPU_ADDR4" --time 1
 	for size in 10 100 200 400 900 1400; do
 		in_peer ping -q -c 2 -i 0.01 -s $size "$NETGPU_ADDR4" >/dev/null
 	done
@@ -296,8 +296,8 @@ rings() {
 	for size in 8192 128; do
 		ethtool -G "$NETGPU_DEV" rx $size tx $size
 		until_true 10 nic_ping
-		server --one-off
-		in_peer iperf3 --client "$NETGPU_ADDR4" --time 1 --bidir >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+		server
+		both_ways "$NETGPU_ADDR4" --time 1
 	done
 }
 
@@ -318,8 +318,8 @@ keeps_the_fcs() {
 	ethtool -K "$NETGPU_DEV" rx-fcs on
 	defer ethtool -K "$NETGPU_DEV" rx-fcs off
 	until_true 10 nic_ping
-	server --one-off
-	in_peer iperf3 --client "$NETGPU_ADDR4" --time 1 --bidir >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	server
+	both_ways "$NETGPU_ADDR4" --time 1
 	check_log
 }
 

@@ -223,10 +223,10 @@ vlan_segmentation() {
 	local segments
 	vlans "$1"
 	segments=$(nic_counter tx_tso_packets)
-	iperf3 --server --one-off >"$ktap_tmp/server" 2>&1 &
+	iperf3 --server >"$ktap_tmp/server" 2>&1 &
 	defer quietly kill $!
 	until_true 10 server_listens
-	in_peer iperf3 --client 10.9.5.1 --time 1 --bidir >"$ktap_tmp/iperf" 2>&1 || fail "$(cat "$ktap_tmp/iperf")"
+	both_ways 10.9.5.1 --time 1
 	[ "$(nic_counter tx_tso_packets)" -gt "$segments" ] || fail "no TSO"
 	check_log
 }

@@ -61,7 +61,7 @@ offloads_are_used() {
 	checksums=$(nic_counter rx_csum_complete)
 	checksums=$((checksums + $(nic_counter rx_csum_unnecessary)))
 	server
-	iperf "$NETGPU_ADDR4" --bidir
+	both_ways "$NETGPU_ADDR4" --bytes 24M
 	[ "$(nic_counter tx_tso_packets)" -gt "$segments" ] || fail "no TSO"
 	[ $(($(nic_counter rx_csum_complete) + $(nic_counter rx_csum_unnecessary))) -gt "$checksums" ] || fail "no checksum offload"
 }
@@ -72,8 +72,8 @@ offloads_can_be_off() {
 	ethtool -K "$NETGPU_DEV" tx off rx off tso off gro off
 	defer ethtool -K "$NETGPU_DEV" tx on rx on tso on gro on
 	server
-	iperf "$NETGPU_ADDR4" --bidir
-	iperf "$NETGPU_ADDR6" --bidir
+	both_ways "$NETGPU_ADDR4" --bytes 24M
+	both_ways "$NETGPU_ADDR6" --bytes 24M
 }
 
 rx_packets_of() {

@@ -145,9 +145,9 @@ TEST_F(stats, received_bytes)
 	if (variant->steered) {
 		EXPECT_LT(total / 2, s->socket.rx_zerocopy);
 		EXPECT_LT(0U, s->socket.rx_copied_split);
-		/* A packet that is too short for the split, if TCP sends one, is none of the queue's. */
+		/* A packet that is too short for the split, if TCP sends one, is none of the queue's, unless GRO has merged it into one. */
 		if (s->socket.rx_copied_unsplit) {
-			EXPECT_GT(s->socket.rx_copied_packets, s->queue.rx_packets);
+			EXPECT_GE(s->socket.rx_copied_packets, s->queue.rx_packets);
 		} else {
 			EXPECT_EQ(s->socket.rx_copied_packets, s->queue.rx_packets);
 		}
