@@ -436,6 +436,8 @@ unsafe fn start(attach: &Attach<'_>) -> Result {
         ) {
             set_ulp_data(sk, core::ptr::null_mut());
             drop(KBox::from_raw(ulp));
+            // A command that fails changes nothing.
+            let _ = abi::sock_bindtoindex(sk, bound, false);
             return Err(EBUSY);
         }
     }
