@@ -118,10 +118,11 @@ impl Shares {
         }
     }
 
-    /// The socket has `count` buffers less.
+    /// The socket has `count` buffers less; of nobody they are donated.
     pub(crate) fn release(&self, slot: Slot, count: u32) {
-        if let Some(held) = self.held.get(slot as usize) {
-            sub(held, count);
+        match self.held.get(slot as usize) {
+            Some(held) => sub(held, count),
+            None => add(&self.donated, count),
         }
     }
 }
@@ -198,7 +199,7 @@ impl Buffers {
         let old = self.update(index, |by, count| Some(pack(by, count.checked_sub(1)?)));
         match old.ok_or(NotHeld)? {
             (NOBODY, 1) => {
-                add(&shares.donated, 1);
+                shares.release(NOBODY, 1);
                 Ok(None)
             }
             (slot, 1) => Ok(Some(slot)),
@@ -209,10 +210,6 @@ impl Buffers {
     /// User space loses all of its counts; returns how many.
     pub(crate) fn reclaim(&self, index: u32, shares: &Shares) -> u32 {
         match self.update(index, |by, _| Some(pack(by, 0))) {
-            Some((NOBODY, count)) if count > 0 => {
-                add(&shares.donated, 1);
-                count
-            }
             Some((slot, count)) if count > 0 => {
                 shares.release(slot, 1);
                 count
@@ -376,7 +373,7 @@ mod tests {
         let shares = Shares::new(4)?;
         assert_eq!(shares.limit(), 1);
         for _ in 0..100 {
-            add(&shares.donated, 1);
+            shares.release(NOBODY, 1);
         }
         assert_eq!(shares.limit(), 50);
         shares.join();
