@@ -77,7 +77,7 @@ struct Lines {
     y: &'static str,
 }
 
-const LINES: [Lines; 6] = [
+const LINES: [Lines; 7] = [
     Lines {
         file: "messages.svg",
         title: "Messages",
@@ -90,6 +90,14 @@ const LINES: [Lines; 6] = [
         file: "sockets.svg",
         title: "Connections at a time",
         over: "sockets=",
+        x: "connections",
+        metric: "kernel-instructions/packet",
+        y: "kernel instructions per packet",
+    },
+    Lines {
+        file: "unmerged-sockets.svg",
+        title: "Connections at a time, without GRO",
+        over: "unmerged-sockets=",
         x: "connections",
         metric: "kernel-instructions/packet",
         y: "kernel instructions per packet",
