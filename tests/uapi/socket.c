@@ -5,6 +5,7 @@
 
 #include <linux/io_uring.h>
 #include <linux/tls.h>
+#include <linux/userfaultfd.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -328,6 +329,102 @@ TEST_F(sock, plain_calls_stay)
 	ASSERT_EQ(5, send(self->pair[0], "world", 5, 0));
 	EXPECT_EQ(5, recv(self->pair[1], buf, 5, MSG_WAITALL));
 	EXPECT_STREQ("world", buf);
+}
+
+/* Who reads @page for the first time waits until show_page(). The descriptor that it takes, or -errno. */
+static int hide_page(void *page)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register missing = { .range = { (uintptr_t)page, getpagesize() }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &missing))
+		return -errno;
+	return uffd;
+}
+
+static int show_page(int uffd, void *page)
+{
+	struct uffdio_zeropage zero = { .range = { (uintptr_t)page, getpagesize() } };
+
+	return ioctl(uffd, UFFDIO_ZEROPAGE, &zero) ? -errno : 0;
+}
+
+struct caller {
+	int fd;
+	int sock;
+	void *page;
+	atomic_int tid;
+	struct netgpu_attach_socket a;
+	int result;
+};
+
+static void *send_page(void *arg)
+{
+	struct caller *c = arg;
+
+	c->result = send(c->sock, c->page, 100, 0);
+	return NULL;
+}
+
+static void *attach(void *arg)
+{
+	struct caller *c = arg;
+
+	atomic_store(&c->tid, gettid());
+	c->result = ng_attach_socket(c->fd, c->sock, RING, 0, &c->a);
+	return NULL;
+}
+
+/* Whether a thread of ours waits for something that no signal ends, as the lock of a socket. */
+static bool waits(int tid)
+{
+	char path[64], state = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	f = fopen(path, "r");
+	if (!f || fscanf(f, "%*d %*s %c", &state) != 1)
+		state = 0;
+	if (f)
+		fclose(f);
+	return state == 'D';
+}
+
+/* The number that a socket is going to have is its own already, and no socket's for anybody else. */
+TEST_F(sock, others_come_while_it_is_attached)
+{
+	char *page = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct caller sends = { .sock = self->pair[0], .page = page };
+	struct caller attaches = { .fd = self->fd, .sock = self->pair[0] };
+	struct netgpu_attach_socket other;
+	int pair[2], uffd = hide_page(page);
+	struct pollfd p = { .fd = uffd, .events = POLLIN };
+	pthread_t sender, attacher;
+
+	ASSERT_LE(0, uffd);
+	ASSERT_EQ(0, tcp_pair(variant->domain, pair));
+	/* The lock of the socket is taken, and kept. */
+	ASSERT_EQ(0, pthread_create(&sender, NULL, send_page, &sends));
+	ASSERT_EQ(1, poll(&p, 1, 5000 * slowness()));
+	ASSERT_EQ(0, pthread_create(&attacher, NULL, attach, &attaches));
+	ASSERT_TRUE(WAIT_FOR(atomic_load(&attaches.tid) && waits(attaches.tid), 5000));
+	ASSERT_EQ(0, ng_attach_socket(self->fd, pair[0], RING, 0, &other));
+	/* They are counted from zero. */
+	EXPECT_EQ(1U, other.id);
+	EXPECT_EQ(-ENOENT, ng_detach_socket(self->fd, 0));
+	ASSERT_EQ(0, show_page(uffd, page));
+	ASSERT_EQ(0, pthread_join(sender, NULL));
+	ASSERT_EQ(0, pthread_join(attacher, NULL));
+	EXPECT_EQ(100, sends.result);
+	EXPECT_EQ(0, attaches.result);
+	EXPECT_EQ(0U, attaches.a.id);
+	EXPECT_EQ(0, ng_detach_socket(self->fd, 0));
+	EXPECT_EQ(0, ng_detach_socket(self->fd, 1));
+	close(uffd);
+	close(pair[0]);
+	close(pair[1]);
+	munmap(page, getpagesize());
 }
 
 /* The end. */
