@@ -103,12 +103,13 @@ slept() {
 	[ $((busy * 4)) -le "$waited" ] || fail "of $waited ms that it waited for it was busy for $busy ms"
 }
 
-# exchanging CASE: the example waits, and at the other end of the connection what goes into descriptor 9 is sent, by $sends; $reads reads.
+# exchanging CASE: the example waits, and at the other end of the connection what goes into descriptor 9 is sent, and what comes goes into
+# $work/back, by $reads.
 exchanging() {
 	listening waits "$1"
 	mkfifo "$work/pipe"
 	defer rm "$work/pipe"
-	ip netns exec peer ./exchange "$NETGPU_ADDR4" 5001 <"$work/pipe" >/dev/null &
+	ip netns exec peer ./exchange "$NETGPU_ADDR4" 5001 <"$work/pipe" >"$work/back" 2>"$work/peer.err" &
 	reads=$!
 	defer reap "$reads"
 	exec 9>"$work/pipe"
@@ -150,6 +151,22 @@ a_thread_sleeps_while_bytes_are_not_taken() {
 	slept
 }
 
+peer_at_the_end() {
+	[ -n "$(in_peer ss -tnH state close-wait 'dport = :5001')" ]
+}
+
+# As with any socket, the other end comes to the end of the stream, while its own side is open.
+closing_ends_in_order() {
+	exchanging closes
+	echo here >&9
+	finished "$ours" 20 "$work/err"
+	sed 's/^/# /' "$work/out"
+	until_true 20 peer_at_the_end
+	exec 9>&-
+	finished "$reads" 20 "$work/peer.err"
+	equal "what has come back" "$(cat "$work/back")" here
+}
+
 # With a connection that is idle, after it was busy, all threads sleep.
 sleeps_when_idle() {
 	mkfifo "$work/pipe"
@@ -173,7 +190,7 @@ all_asleep() {
 	done
 }
 
-plan 10
+plan 11
 nic_up
 nic_steer 1 5001
 ethtool -G "$NETGPU_DEV" tcp-data-split on
@@ -187,6 +204,7 @@ run wakes_when_pieces_come_back
 run a_thread_sleeps_while_others_hold_pieces
 run a_thread_sleeps_while_sends_are_not_taken
 run a_thread_sleeps_while_bytes_are_not_taken
+run closing_ends_in_order
 run sleeps_when_idle
 run nothing_is_left
 finish

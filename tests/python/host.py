@@ -360,6 +360,21 @@ def case_use_after_close(stack):
         os.fstat(descriptor)
 
 
+def case_closing_ends_in_order(stack):
+    """As with any socket: the peer, whose side is open, gets what was sent, and comes to the end of the stream."""
+    c = Connection(stack)
+    c.peer.sendall(b"request")
+    assert c.socket.recv(timeout=20).tobytes() == b"request"
+    span = c.sent.take(4096)
+    span.write(b"answer")
+    c.socket.sendall(span, 0, 6)
+    c.socket.flush(timeout=20)
+    c.socket.close()
+    c.peer.settimeout(20)
+    assert c.peer.recv(6, socket.MSG_WAITALL) == b"answer"
+    assert c.peer.recv(1) == b""
+
+
 def case_only_one_direction(stack):
     context = stack.enter_context(netgpu.Context(DEV))
     region = netgpu.Region(65536, "shared")

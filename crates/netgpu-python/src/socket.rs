@@ -359,9 +359,10 @@ impl Socket {
             tx_copied, tx_copied_sends, tx_refused, tx_pending, held, share)
     }
 
-    /// Detaches and closes the socket. A second call does nothing.
+    /// Closes the socket, as socket.socket.close() does: the peer comes to the end of the stream. A second call does nothing.
     ///
-    /// flush() first: the memory of unfinished sends is not free again as long as its region lives. Pieces stay as they are.
+    /// flush() first: the memory of unfinished sends is not free again as long as its region lives. Pieces stay as they are. Where somebody
+    /// else has the connection, such as a child of os.fork(), it is aborted, unless the peer has ended its stream.
     fn close(&self, py: Python<'_>) {
         let open = {
             let mut inner = self.inner();

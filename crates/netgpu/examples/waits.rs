@@ -55,6 +55,7 @@ fn main() -> Result<()> {
         "held" => held(&mut socket, &mut waits)?,
         "finished" => finished(&mut socket, &regions[1], &mut waits)?,
         "received" => received(&mut socket, &regions[1], &mut waits)?,
+        "closes" => closes(socket, &regions[1], &mut waits)?,
         other => bail!("no case {other}"),
     }
     let Waits { longest, busy } = waits;
@@ -127,6 +128,18 @@ fn finished(socket: &mut Socket, memory: &Region, waits: &mut Waits) -> Result<(
     ensure!(piece.is_some());
     ensure!(socket.try_completion()?.is_some());
     ensure!(socket.recv()?.is_none(), "the stream goes on");
+    Ok(())
+}
+
+/// Answers, and closes its side while the peer's is open.
+fn closes(mut socket: Socket, memory: &Region, waits: &mut Waits) -> Result<()> {
+    let piece = waits.time(|| socket.recv())?;
+    let piece = piece.context("there is a request")?;
+    let mut span = memory.take(piece.len()).context("all of it is free")?;
+    span.write(0, &piece)?;
+    let mut payload = span.into_payload(0..piece.len());
+    ensure!(socket.try_send(&mut payload)? == piece.len());
+    ensure!(socket.completion()?.is_some());
     Ok(())
 }
 

@@ -236,22 +236,22 @@ impl ContextShared {
         Ok(ticket)
     }
 
-    /// Detaches the socket with number `id`, unless it was closed and another has the number.
+    /// Detaches the socket with number `id`, unless it was closed.
     pub(crate) fn detach_socket(&self, id: u32, ticket: u64) {
         let mut sockets = self.sockets();
-        if sockets.tickets.get(&id) != Some(&ticket) {
-            return;
+        // Else another has the number by now.
+        if sockets.tickets.get(&id) == Some(&ticket) {
+            sockets.tickets.remove(&id);
+            let detached = self.device.detach_socket(sys::netgpu_id {
+                id,
+                ..Default::default()
+            });
+            let closed = |error: &io::Error| Errno::from_io_error(error) == Some(Errno::NOENT);
+            debug_assert!(
+                detached.as_ref().err().is_none_or(closed),
+                "detaching an attached socket: {detached:?}"
+            );
         }
-        sockets.tickets.remove(&id);
-        let detached = self.device.detach_socket(sys::netgpu_id {
-            id,
-            ..Default::default()
-        });
-        let closed = |error: &io::Error| Errno::from_io_error(error) == Some(Errno::NOENT);
-        debug_assert!(
-            detached.as_ref().err().is_none_or(closed),
-            "detaching an attached socket: {detached:?}"
-        );
         self.room.more();
     }
 

@@ -53,19 +53,21 @@ impl Default for SocketConfig<'_> {
 /// [`Socket::try_completion`] has something to say, and while the kernel cannot deliver what it has, for want of buffers that [`Piece`]s
 /// hold. A [`Watch`] becomes readable when something happens, pieces that come back included.
 ///
-/// Dropping it detaches and closes the socket. Memory of sends that have not finished by then stays with the kernel
-/// and is not free again as long as its region lives.
+/// Dropping it closes the socket, as dropping a [`TcpStream`] does: what was sent is still on its way, as long as the context lives, and
+/// the peer comes to the end of the stream. Memory of sends that have not finished by then stays with the kernel and is not free again as
+/// long as its region lives. Where somebody else has a descriptor of the socket ([`TcpStream::try_clone`], fork(2)), the connection is
+/// aborted instead, unless nothing is under way and the peer has ended its stream.
 #[derive(Debug)]
 pub struct Socket {
+    // Closed first: detaching a socket that is open aborts a connection of which more can come.
+    stream: TcpStream,
+    raw: raw::Socket,
     rx: Option<Rx>,
     tx: Option<Tx>,
     /// Made by the first that waits.
     watch: Option<Watch>,
     /// Whoever waited has seen that the peer has closed its side, or that the connection has failed.
     ending: bool,
-    // Detached before it is closed.
-    raw: raw::Socket,
-    stream: TcpStream,
 }
 
 #[derive(Debug)]
@@ -130,12 +132,12 @@ impl Socket {
             oldest: 0,
         });
         Ok(Self {
+            stream,
+            raw,
             rx,
             tx,
             watch: None,
             ending: false,
-            raw,
-            stream,
         })
     }
 
@@ -689,15 +691,15 @@ mod tests {
             let address = listener.local_addr().expect("it is bound");
             Self {
                 socket: Socket {
+                    stream: TcpStream::connect(address).expect("it listens"),
                     rx: Some(Rx {
                         finder: Finder::new(QueueShared::fake(fill, &context)),
                         end: None,
                     }),
+                    raw: raw::Socket::fake(rx, context),
                     tx: None,
                     watch: None,
                     ending: false,
-                    raw: raw::Socket::fake(rx, context),
-                    stream: TcpStream::connect(address).expect("it listens"),
                 },
                 start,
                 deliver: Producer::new(deliver),
