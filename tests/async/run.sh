@@ -167,6 +167,14 @@ closing_ends_in_order() {
 	equal "what has come back" "$(cat "$work/back")" here
 }
 
+# Which of its own sends has finished the library cannot tell when others send, too, and says so.
+sends_beside_it_are_told() {
+	exchanging "beside-$1"
+	finished "$ours" 20 "$work/err"
+	exec 9>&-
+	finished "$reads" 20 "$work/peer.err"
+}
+
 # With a connection that is idle, after it was busy, all threads sleep.
 sleeps_when_idle() {
 	mkfifo "$work/pipe"
@@ -190,7 +198,7 @@ all_asleep() {
 	done
 }
 
-plan 11
+plan 13
 nic_up
 nic_steer 1 5001
 ethtool -G "$NETGPU_DEV" tcp-data-split on
@@ -205,6 +213,8 @@ run a_thread_sleeps_while_others_hold_pieces
 run a_thread_sleeps_while_sends_are_not_taken
 run a_thread_sleeps_while_bytes_are_not_taken
 run closing_ends_in_order
+run sends_beside_it_are_told first
+run sends_beside_it_are_told later
 run sleeps_when_idle
 run nothing_is_left
 finish

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netgpu::{
-    Backing, Context, HostMemory, MemoryArea, Piece, QueueConfig, Received, Region, Socket,
+    Backing, Context, Error, HostMemory, MemoryArea, Piece, QueueConfig, Received, Region, Socket,
     SocketConfig,
 };
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::SendFlags;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Bytes to receive into: a stream that fits into it, and not into a socket's share, which is half, runs short of them.
@@ -55,6 +56,8 @@ fn main() -> Result<()> {
         "held" => held(&mut socket, &mut waits)?,
         "finished" => finished(&mut socket, &regions[1], &mut waits)?,
         "received" => received(&mut socket, &regions[1], &mut waits)?,
+        "beside-first" => beside(&mut socket, &regions[1], true)?,
+        "beside-later" => beside(&mut socket, &regions[1], false)?,
         "closes" => closes(socket, &regions[1], &mut waits)?,
         other => bail!("no case {other}"),
     }
@@ -128,6 +131,33 @@ fn finished(socket: &mut Socket, memory: &Region, waits: &mut Waits) -> Result<(
     ensure!(piece.is_some());
     ensure!(socket.try_completion()?.is_some());
     ensure!(socket.recv()?.is_none(), "the stream goes on");
+    Ok(())
+}
+
+/// Sends beside the library, before its first send or after it, and then with it.
+fn beside(socket: &mut Socket, memory: &Region, first: bool) -> Result<()> {
+    let span = memory.take(4096).context("all of it is free")?;
+    let bytes = span.into_payload(0..10);
+    let ours = |socket: &mut Socket| socket.try_send(&mut bytes.clone());
+    let theirs = |socket: &Socket| {
+        let flags = SendFlags::from_bits_retain(libc::MSG_ZEROCOPY.cast_unsigned());
+        rustix::net::send(socket.stream(), &bytes, flags)
+    };
+    if !first {
+        ensure!(ours(socket)? == 10);
+    }
+    ensure!(theirs(socket)? == 10);
+    if !first {
+        ensure!(ours(socket)? == 10);
+        while socket.statistics()?.tx_pending > 0 {
+            thread::sleep(Duration::from_millis(10));
+        }
+        for _ in 0..2 {
+            ensure!(socket.completion()?.is_some());
+        }
+        ensure!(matches!(socket.completion(), Err(Error::ForeignSend)));
+    }
+    ensure!(matches!(ours(socket), Err(Error::ForeignSend)));
     Ok(())
 }
 

@@ -120,6 +120,13 @@ pub enum Error {
     #[error("the {object} belongs to another context; open both from the same one", object = .0)]
     ForeignContext(&'static str),
 
+    /// Not all sends of the socket with `MSG_ZEROCOPY` were made by this library, which can no longer tell which of its own have finished.
+    #[error(
+        "somebody else has sent on the socket with MSG_ZEROCOPY, so that it cannot be told which sends have finished; \
+         send all through the library, or without that flag"
+    )]
+    ForeignSend,
+
     /// The socket was attached without the ring that the call needs.
     #[error("the socket was attached without a ring for {what}; see SocketConfig", what = .0)]
     NoRing(&'static str),
@@ -149,7 +156,11 @@ impl Error {
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(error) => Some(error.errno()),
-            Self::NoCopy | Self::Stray { .. } | Self::ForeignContext(_) | Self::NoRing(_) => None,
+            Self::NoCopy
+            | Self::Stray { .. }
+            | Self::ForeignContext(_)
+            | Self::ForeignSend
+            | Self::NoRing(_) => None,
         }
     }
 }

@@ -82,6 +82,18 @@ struct Tx {
     /// Unfinished sends by number; the first is number `oldest`. [`None`] for one that finished out of order.
     in_flight: VecDeque<Option<Payload>>,
     oldest: u32,
+    numbers: Numbers,
+}
+
+/// Whose sends the kernel has numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    /// Nobody's, as far as we know.
+    Unknown,
+    /// Ours, as far as we know.
+    Ours,
+    /// Others' as well: which finished send is which, nobody can tell.
+    Mixed,
 }
 
 /// What [`Socket::try_recv`] found.
@@ -130,6 +142,7 @@ impl Socket {
         let tx = send.then(|| Tx {
             in_flight: VecDeque::new(),
             oldest: 0,
+            numbers: Numbers::Unknown,
         });
         Ok(Self {
             stream,
@@ -142,6 +155,11 @@ impl Socket {
     }
 
     /// The stream: for its addresses, options, `shutdown`.
+    ///
+    /// With [`SocketConfig::send`] nothing but [`Socket::try_send`] sends with `MSG_ZEROCOPY`. The kernel numbers such sends, whoever makes
+    /// them, and has no more to tell of them than the numbers. With one that is not this library's, a [`Completion`] comes before its bytes
+    /// have been sent: who writes to them then changes what the peer gets. It shows late ([`Error::ForeignSend`]), except in front of the
+    /// first send.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
@@ -313,11 +331,14 @@ impl Socket {
     /// # Errors
     ///
     /// [`Error::Socket`] when the connection has failed, or the memory is not in a region attached to the context;
-    /// [`Error::NoRing`].
+    /// [`Error::NoRing`]; [`Error::ForeignSend`].
     pub fn try_send(&mut self, payload: &mut Payload) -> Result<usize, Error> {
         let tx = ring(&mut self.tx, "sending")?;
         if payload.is_empty() {
             return Ok(0);
+        }
+        if tx.numbers != Numbers::Ours {
+            tx.begin(&self.raw)?;
         }
         let sent = loop {
             let sent = sys::send_zerocopy(self.stream.as_fd(), payload.address(), payload.len());
@@ -346,16 +367,14 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::NoRing`].
+    /// [`Error::NoRing`]; [`Error::ForeignSend`].
     pub fn try_completion(&mut self) -> Result<Option<Completion>, Error> {
         let tx = ring(&mut self.tx, "sending")?;
-        while let Some(Finished { number, copied }) = self.raw.finished() {
-            // A send that was not made through this library has no payload here.
-            if let Some(payload) = tx.finish(number) {
-                return Ok(Some(Completion { copied, payload }));
-            }
-        }
-        Ok(None)
+        let Some(Finished { number, copied }) = self.raw.finished() else {
+            return Ok(None);
+        };
+        let payload = tx.finish(number).ok_or(Error::ForeignSend)?;
+        Ok(Some(Completion { copied, payload }))
     }
 
     /// Waits for a finished send; [`None`] when there is no unfinished one.
@@ -438,8 +457,37 @@ impl Rx {
 }
 
 impl Tx {
-    /// Takes the payload of send number `id` out; [`None`] if there is no such unfinished send.
+    /// Before the first send: fails if others have sent.
+    #[cold]
+    fn begin(&mut self, socket: &raw::Socket) -> Result<(), Error> {
+        // Where there are no counters any more, the send will say why.
+        let others = || {
+            socket
+                .statistics()
+                .is_ok_and(|counters| counters.tx_sends > 0)
+        };
+        if self.numbers == Numbers::Mixed || others() {
+            self.numbers = Numbers::Mixed;
+            return Err(Error::ForeignSend);
+        }
+        self.numbers = Numbers::Ours;
+        Ok(())
+    }
+
+    /// Takes the payload of send number `id` out; [`None`] if not all sends are ours, from then on.
     fn finish(&mut self, id: u32) -> Option<Payload> {
+        let payload = match self.numbers {
+            Numbers::Mixed => None,
+            Numbers::Unknown | Numbers::Ours => self.take(id),
+        };
+        if payload.is_none() {
+            self.numbers = Numbers::Mixed;
+        }
+        payload
+    }
+
+    /// [`None`] if there is no such unfinished send.
+    fn take(&mut self, id: u32) -> Option<Payload> {
         if id != self.oldest {
             let index = usize::try_from(id.wrapping_sub(self.oldest)).ok()?;
             return self.in_flight.get_mut(index)?.take();
