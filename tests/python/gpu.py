@@ -3,6 +3,7 @@
 
 import ctypes
 import hashlib
+import os
 import socket
 import sys
 
@@ -11,7 +12,7 @@ import numpy
 import ktap
 import netgpu
 from ktap import raises, until
-from pair import Background, Connection, content, receive_all
+from pair import Background, Connection, content, forked, receive_all
 from tensor import LEGACY, Tensor
 
 
@@ -94,6 +95,17 @@ def case_sends(stack):
     assert receiver.done() == hashlib.sha256(data).hexdigest()
     with raises(OSError, "no GPU 7"):
         netgpu.Region.cuda(4096, gpu=7)
+
+
+def case_a_forked_child_frees_nothing(stack):
+    region = netgpu.Region.cuda(1 << 20)
+    span = region.take(4096)
+    span.write(b"here" * 1024)
+    if not (child := os.fork()):
+        del span, region
+        sys.exit()
+    forked(child)
+    assert span.tobytes() == b"here" * 1024
 
 
 if __name__ == "__main__":

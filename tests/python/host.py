@@ -14,13 +14,14 @@ import struct
 import sys
 import threading
 import time
+import traceback
 
 import numpy
 
 import ktap
 import netgpu
 from ktap import raises, until
-from pair import DEV, PORT, QUEUE, Background, Connection, connect, content, on_the_other_machine, receive_all
+from pair import DEV, PORT, QUEUE, Background, Connection, connect, content, forked, on_the_other_machine, receive_all
 from tensor import LEGACY, VERSIONED, Tensor
 
 
@@ -373,6 +374,77 @@ def case_closing_ends_in_order(stack):
     c.peer.settimeout(20)
     assert c.peer.recv(6, socket.MSG_WAITALL) == b"answer"
     assert c.peer.recv(1) == b""
+
+
+def case_a_forked_child_leaves_it_alone(stack):
+    """It has the objects, and what it does with them, and their end, changes nothing for us."""
+    c = Connection(stack)
+    piece, span = c.piece(), c.sent.take(4096)
+    view, array, tensor = memoryview(piece), numpy.from_dlpack(span), Tensor(piece.__dlpack__(max_version=(1, 0)))
+    before = piece.tobytes()
+    if not (child := os.fork()):
+        try:
+            in_the_child(c, piece, span)
+            view.release()
+            tensor.delete()
+            del view, array, tensor, piece, span
+            gc.collect()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        # With all that is to be undone, and finalisers.
+        sys.exit()
+    forked(child)
+    assert piece.tobytes() == before and c.held() == 1
+    view.release()
+    tensor.delete()
+    piece.release()
+    until(lambda: c.held() == 0)
+    del array
+    span.write(b"goes on")
+    c.socket.sendall(span, 0, 7)
+    c.socket.flush(timeout=20)
+    assert c.peer.recv(7, socket.MSG_WAITALL) == b"goes on"
+    c.piece().release()
+    assert c.context.statistics()["bad_return"] == 0
+
+
+def in_the_child(c, piece, span):
+    calls = [piece.tobytes, piece.__dlpack__, lambda: memoryview(piece), lambda: piece.released, lambda: next(c.socket)]
+    calls += [span.tobytes, span.__dlpack__, lambda: memoryview(span), lambda: span.in_flight, lambda: span.write(b"x"), c.sent.take]
+    calls += [c.socket.recv, c.socket.completion, c.socket.flush, c.socket.statistics, c.socket.fileno, lambda: c.socket.send(span)]
+    calls += [c.queue.statistics, lambda: c.queue.donate(span), c.context.statistics, lambda: c.context.attach(c.sent), c.context.__enter__]
+    for call in calls:
+        with raises(ValueError, "the process that has made it"):
+            call()
+    for thing in (piece, span, c.socket, c.queue, c.context, c.sent):
+        repr(thing)
+    for end in (piece.release, span.release, c.socket.close, c.queue.close, c.context.close):
+        end()
+    # What it makes itself is its own.
+    mine = netgpu.Region(8192).take()
+    mine.write(b"mine")
+    assert mine.tobytes()[:4] == b"mine"
+
+
+def case_forks_while_it_waits(stack):
+    """In a handler of a signal, as in any function that is called meanwhile."""
+    c = Connection(stack)
+    children = []
+    stack.callback(signal.signal, signal.SIGALRM, signal.getsignal(signal.SIGALRM))
+    signal.signal(signal.SIGALRM, lambda *_: children.append(os.fork()))
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    error = None
+    try:
+        c.socket.recv(timeout=2)
+    except Exception as raised:
+        error = raised
+    if children == [0]:
+        os._exit(not isinstance(error, ValueError))
+    assert isinstance(error, TimeoutError)
+    forked(children[0])
+    c.peer.sendall(b"x")
+    assert c.socket.recv(timeout=20).tobytes() == b"x"
 
 
 def case_only_one_direction(stack):

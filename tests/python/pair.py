@@ -70,6 +70,12 @@ class Background:
         return self.result
 
 
+def forked(child):
+    """Waits for a child that has ended well."""
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == 0, f"the child has ended with {status}"
+
+
 def receive_all(peer):
     """What the other end gets until the end of its stream, as a digest."""
     digest = hashlib.sha256()

@@ -22,8 +22,9 @@
  * functions. These can be called in any order: an object keeps what it needs. What else looks like a handle, such as a copy of one
  * that was closed, is not found out.
  *
- * An object may be used by one thread at a time, different ones by different threads at the same time; after fork(2), by one of the
- * two processes. A defect of the library ends the process with abort(3); no exception or unwinding comes out of it.
+ * An object may be used by one thread at a time, different ones by different threads at the same time; after fork(2), by the process
+ * that has made it alone: the child leaves it as it is, also at its end. A defect of the library ends the process with abort(3); no
+ * exception or unwinding comes out of it.
  *
  * The sources are in Rust (crates/netgpu-c); this file is made of them.
  */

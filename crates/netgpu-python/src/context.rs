@@ -11,8 +11,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::error::{closed, raise, refused};
+use crate::process::Ours;
 use crate::region::{Region, Span};
 use crate::socket::Socket;
+
+fn lock<T>(slot: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What is under the lock is whole at every step.
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Sets keys of a dict to the fields of that name.
 macro_rules! dict {
@@ -32,19 +38,15 @@ pub(crate) use dict;
 /// Queues and sockets go on when the context was closed.
 #[pyclass(frozen, module = "netgpu")]
 pub(crate) struct Context {
-    context: Mutex<Option<Arc<netgpu::Context>>>,
+    context: Ours<Mutex<Option<Arc<netgpu::Context>>>>,
     interface: String,
     buffer_size: usize,
 }
 
 impl Context {
     fn context(&self) -> PyResult<Arc<netgpu::Context>> {
-        self.slot().clone().ok_or_else(|| closed("context"))
-    }
-
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<netgpu::Context>>> {
-        // What is under the lock is whole at every step.
-        self.context.lock().unwrap_or_else(PoisonError::into_inner)
+        let slot = lock(self.context.get()?);
+        slot.clone().ok_or_else(|| closed("context"))
     }
 }
 
@@ -55,7 +57,7 @@ impl Context {
     fn open(interface: String, buffer_size: usize) -> PyResult<Self> {
         let context = netgpu::Context::with_buffers(&interface, buffer_size).map_err(raise)?;
         Ok(Self {
-            context: Mutex::new(Some(Arc::new(context))),
+            context: Ours::new(Mutex::new(Some(Arc::new(context)))),
             interface,
             buffer_size,
         })
@@ -75,8 +77,8 @@ impl Context {
 
     /// Maps a region for the device. The context keeps it from now on.
     fn attach(&self, py: Python<'_>, region: &Region) -> PyResult<()> {
-        let context = self.context()?;
-        py.detach(|| context.attach(region.region())).map_err(raise)
+        let (context, region) = (self.context()?, region.region()?);
+        py.detach(|| context.attach(region)).map_err(raise)
     }
 
     /// Takes over a receive queue of the device, on which header split is on.
@@ -100,7 +102,7 @@ impl Context {
         let opened = py.detach(|| context.open_queue(config)).map_err(raise)?;
         Ok(Queue {
             number: queue,
-            queue: Mutex::new(Some(Arc::new(opened))),
+            queue: Ours::new(Mutex::new(Some(Arc::new(opened)))),
         })
     }
 
@@ -123,9 +125,9 @@ impl Context {
                 "a socket that neither receives nor sends this way need not be attached",
             ));
         }
+        let fd: RawFd = sock.call_method0("fileno")?.extract()?;
         let context = self.context()?;
         let queue = receive.map(Queue::queue).transpose()?;
-        let fd: RawFd = sock.call_method0("fileno")?.extract()?;
         if fd < 0 {
             return Err(closed("socket"));
         }
@@ -141,9 +143,10 @@ impl Context {
         };
         let socket = py
             .detach(|| context.attach_socket(TcpStream::from(fd), config))
+            .map(Socket::new)
             .map_err(raise)?;
         sock.call_method0("close")?;
-        Ok(Socket::new(socket))
+        Ok(socket)
     }
 
     /// Counters of the context, of all sockets and queues that it ever had, by name.
@@ -163,14 +166,14 @@ impl Context {
     ) -> PyResult<Bound<'py, PyDict>> {
         let statistics = self
             .context()?
-            .region_statistics(region.region())
+            .region_statistics(region.region()?)
             .map_err(raise)?;
         dict!(py, statistics; rx_zerocopy, rx_copied, tx_zerocopy, bad_return, free)
     }
 
     /// Lets the context go. A second call does nothing.
     fn close(&self, py: Python<'_>) {
-        let context = self.slot().take();
+        let context = self.context.here().and_then(|slot| lock(slot).take());
         py.detach(|| drop(context));
     }
 
@@ -194,17 +197,13 @@ impl Context {
 #[pyclass(frozen, module = "netgpu")]
 pub(crate) struct Queue {
     number: u32,
-    queue: Mutex<Option<Arc<netgpu::Queue>>>,
+    queue: Ours<Mutex<Option<Arc<netgpu::Queue>>>>,
 }
 
 impl Queue {
     fn queue(&self) -> PyResult<Arc<netgpu::Queue>> {
-        self.slot().clone().ok_or_else(|| closed("queue"))
-    }
-
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<netgpu::Queue>>> {
-        // What is under the lock is whole at every step.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        let slot = lock(self.queue.get()?);
+        slot.clone().ok_or_else(|| closed("queue"))
     }
 }
 
@@ -229,7 +228,7 @@ impl Queue {
 
     /// Lets the queue go. A second call does nothing.
     fn close(&self, py: Python<'_>) {
-        let queue = self.slot().take();
+        let queue = self.queue.here().and_then(|slot| lock(slot).take());
         py.detach(|| drop(queue));
     }
 

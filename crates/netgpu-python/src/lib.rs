@@ -4,6 +4,8 @@
 //! What Python gets hold of are guards. A piece that was received goes back to the NIC, and a span that was taken is free again, when
 //! neither the object nor anything that was made of it is left: a memoryview, an array, a tensor ([`loan`]).
 //!
+//! In a child after fork(2) they are of no use, and do no harm ([`process`]).
+//!
 //! No lock of this crate is waited for with the interpreter held by one who needs the interpreter to give it up: under a lock nothing
 //! of Python runs.
 
@@ -12,6 +14,7 @@ mod dlpack;
 mod error;
 mod loan;
 mod piece;
+mod process;
 mod region;
 mod socket;
 mod wait;
@@ -46,6 +49,7 @@ mod module {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::process::count_forks()?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

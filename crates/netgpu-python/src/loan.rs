@@ -12,6 +12,8 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::process::Ours;
+
 /// Who reaches the bytes of a region.
 #[derive(Debug, Clone)]
 pub(crate) enum Device {
@@ -48,7 +50,7 @@ pub(crate) struct Loan {
     address: usize,
     len: usize,
     device: Device,
-    _keeper: Box<dyn Any + Send + Sync>,
+    keeper: Ours<Box<dyn Any + Send + Sync>>,
 }
 
 impl Loan {
@@ -66,7 +68,7 @@ impl Loan {
             address,
             len,
             device,
-            _keeper: Box::new(keeper),
+            keeper: Ours::new(Box::new(keeper)),
         }
     }
 
@@ -94,7 +96,9 @@ impl Drop for Loan {
     fn drop(&mut self) {
         // Who had it may have left work with the GPU that has yet to be done, and a NIC may write there next. If this fails, the GPU does
         // no work of this process any more.
-        if let Device::Gpu(gpu) = &self.device {
+        if let Device::Gpu(gpu) = &self.device
+            && self.keeper.here().is_some()
+        {
             let wait = || drop(gpu.synchronize());
             // Some of the work may be a function of Python's.
             if Python::try_attach(|py| py.detach(wait)).is_none() {

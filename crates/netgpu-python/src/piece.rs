@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyCapsule};
 use crate::dlpack::{self, Request};
 use crate::error::raise;
 use crate::loan::{self, Device, Loan};
+use crate::process::Ours;
 
 /// Received bytes, where the NIC has put them.
 ///
@@ -20,10 +21,17 @@ use crate::loan::{self, Device, Loan};
 #[pyclass(frozen, module = "netgpu")]
 pub(crate) struct Piece {
     /// What it and all that was made of it have in common. [`None`] when it was released.
-    held: Mutex<Option<Arc<netgpu::Piece>>>,
+    held: Ours<Mutex<Slot>>,
     address: usize,
     len: usize,
     device: Device,
+}
+
+type Slot = Option<Arc<netgpu::Piece>>;
+
+fn lock(slot: &Mutex<Slot>) -> std::sync::MutexGuard<'_, Slot> {
+    // What is under the lock is whole at every step.
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Piece {
@@ -32,17 +40,12 @@ impl Piece {
             address: piece.address(),
             len: piece.len(),
             device: Device::of(&piece.region()),
-            held: Mutex::new(Some(Arc::new(piece))),
+            held: Ours::new(Mutex::new(Some(Arc::new(piece)))),
         }
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<netgpu::Piece>>> {
-        // What is under the lock is whole at every step.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn held(&self) -> PyResult<Arc<netgpu::Piece>> {
-        self.slot()
+        lock(self.held.get()?)
             .clone()
             .ok_or_else(|| PyValueError::new_err("the piece was released"))
     }
@@ -89,15 +92,15 @@ impl Piece {
 
     /// Whether the piece was released.
     #[getter]
-    fn released(&self) -> bool {
-        self.slot().is_none()
+    fn released(&self) -> PyResult<bool> {
+        Ok(lock(self.held.get()?).is_none())
     }
 
     /// Gives the piece up. The buffer goes back to the NIC as soon as nothing that was made of the piece is left; what there is goes on.
     /// A second call does nothing.
     fn release(&self) {
         // Dropped when the lock is free again.
-        let held = self.slot().take();
+        let held = self.held.here().and_then(|slot| lock(slot).take());
         drop(held);
     }
 
@@ -161,7 +164,11 @@ impl Piece {
     }
 
     fn __repr__(&self) -> String {
-        let released = if self.released() { ", released" } else { "" };
+        let released = match self.released() {
+            Ok(false) => "",
+            Ok(true) => ", released",
+            Err(_) => ", another process's",
+        };
         format!(
             "<netgpu.Piece of {} bytes, {}{released}>",
             self.len,

@@ -16,6 +16,7 @@ use pyo3::types::{PyBytes, PyCapsule};
 use crate::dlpack::{self, Request};
 use crate::error::{raise, refused};
 use crate::loan::{self, Device, Loan};
+use crate::process::Ours;
 
 /// Registered memory: pinned, so that NICs reach it.
 ///
@@ -25,18 +26,24 @@ use crate::loan::{self, Device, Loan};
 /// 2 MiB from the system's pool).
 #[pyclass(frozen, module = "netgpu")]
 pub(crate) struct Region {
-    region: netgpu::Region,
+    region: Ours<netgpu::Region>,
+    address: usize,
+    len: usize,
     device: Device,
 }
 
 impl Region {
     fn new(region: netgpu::Region) -> Self {
-        let device = Device::of(&region);
-        Self { region, device }
+        Self {
+            address: region.address(),
+            len: region.len(),
+            device: Device::of(&region),
+            region: Ours::new(region),
+        }
     }
 
-    pub(crate) fn region(&self) -> &netgpu::Region {
-        &self.region
+    pub(crate) fn region(&self) -> PyResult<&netgpu::Region> {
+        self.region.get()
     }
 }
 
@@ -96,17 +103,17 @@ impl Region {
     /// Number of bytes.
     #[getter]
     fn nbytes(&self) -> usize {
-        self.region.len()
+        self.len
     }
 
     fn __len__(&self) -> usize {
-        self.region.len()
+        self.len
     }
 
     /// The address of the first byte: for a GPU's memory that in CUDA, and for a dma-buf one that only stands for it.
     #[getter]
     fn address(&self) -> usize {
-        self.region.address()
+        self.address
     }
 
     /// Who reaches the bytes: "cpu", "cuda:0" and so on, or "dma-buf".
@@ -118,11 +125,11 @@ impl Region {
     /// Takes nbytes in one piece, rounded up to whole pages; all of a region that nobody has taken a part of, if left out.
     #[pyo3(signature = (nbytes=None))]
     fn take(&self, nbytes: Option<usize>) -> PyResult<Span> {
-        let nbytes = nbytes.unwrap_or(self.region.len());
+        let nbytes = nbytes.unwrap_or(self.len);
         if nbytes == 0 {
             return Err(PyValueError::new_err("a span has at least one byte"));
         }
-        let span = self.region.take(nbytes).ok_or_else(|| {
+        let span = self.region()?.take(nbytes).ok_or_else(|| {
             PyMemoryError::new_err(format!(
                 "the region has no {nbytes} bytes in one piece that are free"
             ))
@@ -133,7 +140,7 @@ impl Region {
     fn __repr__(&self) -> String {
         format!(
             "<netgpu.Region of {} bytes, {}>",
-            self.region.len(),
+            self.len,
             self.device.name()
         )
     }
@@ -152,7 +159,7 @@ pub(crate) struct SpanShared {
     address: usize,
     len: usize,
     device: Device,
-    state: Mutex<State>,
+    state: Ours<Mutex<State>>,
 }
 
 struct State {
@@ -204,9 +211,10 @@ impl State {
 }
 
 impl SpanShared {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> PyResult<std::sync::MutexGuard<'_, State>> {
+        let state = self.state.get()?;
         // What is under the lock is whole at every step.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -215,9 +223,10 @@ struct Lent(Arc<SpanShared>);
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.loans -= 1;
-        state.tidy();
+        if let Ok(mut state) = self.0.state() {
+            state.loans -= 1;
+            state.tidy();
+        }
     }
 }
 
@@ -227,11 +236,11 @@ impl Span {
             address: span.address(),
             len: span.len(),
             device,
-            state: Mutex::new(State {
+            state: Ours::new(Mutex::new(State {
                 bytes: Bytes::Ours(span),
                 loans: 0,
                 released: false,
-            }),
+            })),
         };
         Self {
             shared: Arc::new(shared),
@@ -248,7 +257,7 @@ impl Span {
 
     /// Gives it to `queue` for good. If that is refused, it is free.
     pub(crate) fn donate(&self, queue: &netgpu::Queue) -> PyResult<()> {
-        let mut state = self.shared.state();
+        let mut state = self.shared.state()?;
         state.ours()?;
         state.unlent()?;
         if let Bytes::Ours(span) = std::mem::replace(&mut state.bytes, Bytes::Gone("donated")) {
@@ -269,7 +278,7 @@ impl Span {
                 "bytes {start} to {stop} are not within a span of {len}"
             )));
         }
-        let mut state = self.shared.state();
+        let mut state = self.shared.state()?;
         if !matches!(state.bytes, Bytes::Sending(..)) || state.released {
             state.ours()?;
         }
@@ -287,14 +296,18 @@ impl Span {
 
     /// One more send of the bytes is under way.
     pub(crate) fn sending(&self) {
-        if let Bytes::Sending(_, sends) = &mut self.shared.state().bytes {
+        if let Ok(mut state) = self.shared.state()
+            && let Bytes::Sending(_, sends) = &mut state.bytes
+        {
             *sends += 1;
         }
     }
 
     /// A send has finished, or was not made. Nobody has its payload.
     pub(crate) fn sent(&self) {
-        let mut state = self.shared.state();
+        let Ok(mut state) = self.shared.state() else {
+            return;
+        };
         state.bytes = match std::mem::replace(&mut state.bytes, Bytes::Gone("lost")) {
             Bytes::Sending(payload, 1) => match payload.into_span() {
                 Ok(span) => Bytes::Ours(span),
@@ -308,11 +321,13 @@ impl Span {
 
     /// Its socket was closed while it was being sent.
     pub(crate) fn lost(&self) {
-        self.shared.state().bytes = Bytes::Gone("being sent when its socket was closed");
+        if let Ok(mut state) = self.shared.state() {
+            state.bytes = Bytes::Gone("being sent when its socket was closed");
+        }
     }
 
     fn lend(&self) -> PyResult<Loan> {
-        let mut state = self.shared.state();
+        let mut state = self.shared.state()?;
         state.ours()?;
         state.loans += 1;
         let lent = Lent(self.shared.clone());
@@ -326,7 +341,7 @@ impl Span {
     }
 
     fn copy(&self, offset: usize, bytes: &mut [u8]) -> PyResult<()> {
-        let mut state = self.shared.state();
+        let mut state = self.shared.state()?;
         state.ours()?.read(offset, bytes).map_err(raise)
     }
 }
@@ -357,8 +372,8 @@ impl Span {
 
     /// Whether the NIC may be reading it.
     #[getter]
-    fn in_flight(&self) -> bool {
-        matches!(self.shared.state().bytes, Bytes::Sending(..))
+    fn in_flight(&self) -> PyResult<bool> {
+        Ok(matches!(self.shared.state()?.bytes, Bytes::Sending(..)))
     }
 
     /// Copies bytes to offset, into whatever memory.
@@ -374,7 +389,7 @@ impl Span {
         }
         py.detach(|| {
             self.shared
-                .state()
+                .state()?
                 .ours()?
                 .write(offset, &data)
                 .map_err(raise)
@@ -391,13 +406,14 @@ impl Span {
     /// Gives the span up. Its memory is free as soon as nothing that was made of it is left, and no send of it is under way. A second call
     /// does nothing.
     fn release(&self) {
-        let mut state = self.shared.state();
-        state.released = true;
-        state.tidy();
+        if let Ok(mut state) = self.shared.state() {
+            state.released = true;
+            state.tidy();
+        }
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        slf.get().shared.state().ours()?;
+        slf.get().shared.state()?.ours()?;
         Ok(slf)
     }
 

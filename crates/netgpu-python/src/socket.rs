@@ -15,6 +15,7 @@ use pyo3::types::PyDict;
 use crate::context::dict;
 use crate::error::{closed, late, raise, refused};
 use crate::piece::Piece;
+use crate::process::Ours;
 use crate::region::Span;
 use crate::wait::Timeout;
 
@@ -27,7 +28,7 @@ use crate::wait::Timeout;
 /// BlockingIOError.
 #[pyclass(frozen, module = "netgpu")]
 pub(crate) struct Socket {
-    inner: Mutex<Inner>,
+    inner: Ours<Mutex<Inner>>,
 }
 
 struct Inner {
@@ -115,7 +116,7 @@ struct Watching<'a> {
 
 impl<'a> Watching<'a> {
     fn new(socket: &'a Socket) -> PyResult<Self> {
-        let mut inner = socket.inner();
+        let mut inner = socket.inner()?;
         let open = inner.socket()?;
         let watch = open.watch().map_err(raise)?;
         let stream = open.stream().try_clone();
@@ -131,7 +132,9 @@ impl<'a> Watching<'a> {
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        self.socket.inner().waiting -= 1;
+        if let Ok(mut inner) = self.socket.inner() {
+            inner.waiting -= 1;
+        }
     }
 }
 
@@ -143,16 +146,17 @@ impl Socket {
             sending: BTreeMap::new(),
         };
         Self {
-            inner: Mutex::new(Inner {
+            inner: Ours::new(Mutex::new(Inner {
                 open: Some(open),
                 waiting: 0,
-            }),
+            })),
         }
     }
 
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn inner(&self) -> PyResult<std::sync::MutexGuard<'_, Inner>> {
+        let inner = self.inner.get()?;
         // What is under the lock is whole at every step.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Makes `attempt` until it has a result.
@@ -162,7 +166,7 @@ impl Socket {
         timeout: Timeout,
         mut attempt: impl FnMut(&mut Open) -> PyResult<Option<T>>,
     ) -> PyResult<T> {
-        let mut attempt = || attempt(self.inner().open()?);
+        let mut attempt = || attempt(self.inner()?.open()?);
         if let Some(result) = attempt()? {
             return Ok(result);
         }
@@ -175,6 +179,8 @@ impl Socket {
             if let Some(result) = attempt()? {
                 return Ok(result);
             }
+            // A handler may have forked.
+            self.inner.get()?;
             timeout.wait(py, &watching.watch)?;
         }
     }
@@ -226,7 +232,7 @@ impl Socket {
         };
         let (address, nbytes) = (payload.address(), payload.len());
         drop(payload);
-        let told = self.inner().open()?.told(py, address);
+        let told = self.inner()?.open()?.told(py, address);
         let Some((span, start)) = told else {
             return Ok(None);
         };
@@ -311,16 +317,14 @@ impl Socket {
     /// Number of sends that have not finished.
     #[getter]
     fn in_flight(&self) -> PyResult<usize> {
-        Ok(self.inner().socket()?.in_flight())
+        Ok(self.inner()?.socket()?.in_flight())
     }
 
     /// The descriptor of the TCP socket; -1 when it was closed.
-    fn fileno(&self) -> RawFd {
-        let inner = self.inner();
-        inner
-            .open
-            .as_ref()
-            .map_or(-1, |open| open.socket.as_raw_fd())
+    fn fileno(&self) -> PyResult<RawFd> {
+        let inner = self.inner()?;
+        let open = inner.open.as_ref();
+        Ok(open.map_or(-1, |open| open.socket.as_raw_fd()))
     }
 
     /// Ends the stream to the peer ("send"), or in both directions ("both").
@@ -335,24 +339,24 @@ impl Socket {
                 )));
             }
         };
-        let mut inner = self.inner();
+        let mut inner = self.inner()?;
         let done = inner.socket()?.stream().shutdown(how);
         done.map_err(|error| refused("cannot end the stream", error))
     }
 
     /// Address and port of this side.
     fn getsockname(&self) -> PyResult<(String, u16)> {
-        address(self.inner().socket()?.stream().local_addr())
+        address(self.inner()?.socket()?.stream().local_addr())
     }
 
     /// Address and port of the peer.
     fn getpeername(&self) -> PyResult<(String, u16)> {
-        address(self.inner().socket()?.stream().peer_addr())
+        address(self.inner()?.socket()?.stream().peer_addr())
     }
 
     /// Counters of the socket, by name.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let statistics = self.inner().socket()?.statistics().map_err(raise)?;
+        let statistics = self.inner()?.socket()?.statistics().map_err(raise)?;
         dict!(py, statistics;
             rx_zerocopy, rx_copied, rx_copied_split, rx_copied_no_room, rx_copied_unsplit, rx_zerocopy_packets, rx_copied_packets,
             rx_stalled, rx_stalled_ring, rx_stalled_share, rx_stalled_buffer, rx_stalled_pause, rx_stalled_memory, tx_zerocopy, tx_sends,
@@ -365,7 +369,9 @@ impl Socket {
     /// else has the connection, such as a child of os.fork(), it is aborted, unless the peer has ended its stream.
     fn close(&self, py: Python<'_>) {
         let open = {
-            let mut inner = self.inner();
+            let Ok(mut inner) = self.inner() else {
+                return;
+            };
             if inner.waiting > 0
                 && let Some(open) = &inner.open
             {
@@ -387,7 +393,7 @@ impl Socket {
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        slf.get().inner().socket()?;
+        slf.get().inner()?.socket()?;
         Ok(slf)
     }
 
@@ -399,7 +405,10 @@ impl Socket {
         let address = |address: std::io::Result<SocketAddr>| {
             address.map_or_else(|_| "nobody".into(), |address| address.to_string())
         };
-        match &self.inner().open {
+        let Ok(inner) = self.inner() else {
+            return "<netgpu.Socket, another process's>".into();
+        };
+        match &inner.open {
             None => "<netgpu.Socket, closed>".into(),
             Some(Open { socket, .. }) => format!(
                 "<netgpu.Socket from {} to {}>",

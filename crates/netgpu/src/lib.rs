@@ -19,6 +19,9 @@
 //!
 //! Each keeps alive what it needs, so they can be dropped in any order.
 //!
+//! All are of the process that has made them. In a child after fork(2) they are neither used nor dropped, until it calls execve(2) or
+//! _exit(2): rings are not mapped there, and what it would detach and close is the parent's. (Safe code does not fork.)
+//!
 //! With the feature `tokio` an `AsyncSocket` is a [`Socket`] whose waiting is a task's.
 //!
 //! # Receiving
