@@ -2,10 +2,12 @@
 """A GPU's memory, with the stand-ins of ../standin: what a tensor library gets, and when the memory is the NIC's again."""
 
 import ctypes
+import faulthandler
 import hashlib
 import os
 import socket
 import sys
+import threading
 
 import numpy
 
@@ -95,6 +97,33 @@ def case_sends(stack):
     assert receiver.done() == hashlib.sha256(data).hexdigest()
     with raises(OSError, "no GPU 7"):
         netgpu.Region.cuda(4096, gpu=7)
+
+
+def case_others_run_while_the_gpu_copies(stack):
+    """A copy comes after what the GPU was given before, which can be a function of Python's: whoever waits for it has not got the interpreter."""
+    c = Connection(stack, donated=netgpu.Region.cuda(4 << 20), sent=netgpu.Region.cuda(1 << 20))
+    piece, span = c.piece(), c.sent.take(4096)
+    began, go = threading.Semaphore(0), threading.Event()
+    stack.callback(go.set)
+    work = ctypes.CFUNCTYPE(None)(lambda: (began.release(), go.wait()))
+    given = ctypes.c_void_p.in_dll(ctypes.CDLL("libcuda.so.1"), "standin_work")
+    given.value = ctypes.cast(work, ctypes.c_void_p).value
+    stack.callback(setattr, given, "value", None)
+    # If it hangs, nothing of Python would say so.
+    faulthandler.dump_traceback_later(60, exit=True)
+    stack.callback(faulthandler.cancel_dump_traceback_later)
+    reader, writer = Background(stack, piece.tobytes), Background(stack, span.write, bytes(4096))
+    for _ in range(2):
+        assert began.acquire(timeout=20)
+    assert c.piece().device == "cuda:0"
+    assert not span.in_flight
+    with raises(BufferError, "another thread"):
+        c.socket.send(span)
+    go.set()
+    assert len(reader.done()) == len(piece)
+    writer.done()
+    c.socket.send(span)
+    c.socket.flush(timeout=20)
 
 
 def case_a_forked_child_frees_nothing(stack):

@@ -3,7 +3,7 @@
 
 use std::ffi::c_int;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use netgpu::cuda::Gpu;
 use netgpu::{Backing, DmaBufMemory, HostMemory, MemoryArea, Payload};
@@ -170,7 +170,8 @@ struct State {
 }
 
 enum Bytes {
-    Ours(netgpu::Span),
+    /// Shared with those who copy, which can take as long as a GPU has other things to do, and is not under the lock of the state.
+    Ours(Arc<RwLock<netgpu::Span>>),
     /// Under way in so many sends.
     Sending(Payload, usize),
     /// And what became of them.
@@ -186,11 +187,11 @@ impl State {
     }
 
     /// Fails unless they are ours.
-    fn ours(&mut self) -> PyResult<&mut netgpu::Span> {
+    fn ours(&self) -> PyResult<&Arc<RwLock<netgpu::Span>>> {
         if self.released {
             return Err(PyValueError::new_err("the span was released"));
         }
-        match &mut self.bytes {
+        match &self.bytes {
             Bytes::Ours(span) => Ok(span),
             Bytes::Sending(..) => Err(PyBufferError::new_err(
                 "the span is being sent: its bytes are yours again when the send has finished",
@@ -199,13 +200,26 @@ impl State {
         }
     }
 
-    /// Fails if anybody could write to them.
-    fn unlent(&self) -> PyResult<()> {
-        match self.loans {
-            0 => Ok(()),
-            loans => Err(PyBufferError::new_err(format!(
-                "the span has {loans} views, arrays or tensors that could still change it: release or delete them first"
-            ))),
+    /// Takes them out, unless anybody could write to them. What is left is gone, and `fate` says how.
+    fn take(&mut self, fate: &'static str) -> PyResult<netgpu::Span> {
+        self.ours()?;
+        if self.loans > 0 {
+            return Err(PyBufferError::new_err(format!(
+                "the span has {} views, arrays or tensors that could still change it: release or delete them first",
+                self.loans
+            )));
+        }
+        match std::mem::replace(&mut self.bytes, Bytes::Gone(fate)) {
+            Bytes::Ours(span) => match Arc::try_unwrap(span) {
+                Ok(span) => Ok(span.into_inner().unwrap_or_else(PoisonError::into_inner)),
+                Err(span) => {
+                    self.bytes = Bytes::Ours(span);
+                    Err(PyBufferError::new_err(
+                        "the span is being copied, by another thread",
+                    ))
+                }
+            },
+            _ => unreachable!("they were ours a moment ago"),
         }
     }
 }
@@ -215,6 +229,11 @@ impl SpanShared {
         let state = self.state.get()?;
         // What is under the lock is whole at every step.
         Ok(state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The bytes, to copy: without the interpreter.
+    fn span(&self) -> PyResult<Arc<RwLock<netgpu::Span>>> {
+        self.state()?.ours().cloned()
     }
 }
 
@@ -237,7 +256,7 @@ impl Span {
             len: span.len(),
             device,
             state: Ours::new(Mutex::new(State {
-                bytes: Bytes::Ours(span),
+                bytes: Bytes::Ours(Arc::new(RwLock::new(span))),
                 loans: 0,
                 released: false,
             })),
@@ -258,15 +277,11 @@ impl Span {
     /// Gives it to `queue` for good. If that is refused, it is free.
     pub(crate) fn donate(&self, queue: &netgpu::Queue) -> PyResult<()> {
         let mut state = self.shared.state()?;
-        state.ours()?;
-        state.unlent()?;
-        if let Bytes::Ours(span) = std::mem::replace(&mut state.bytes, Bytes::Gone("donated")) {
-            queue.donate(span).map_err(|error| {
-                state.bytes = Bytes::Gone("refused, and released");
-                raise(error)
-            })?;
-        }
-        Ok(())
+        let span = state.take("donated")?;
+        queue.donate(span).map_err(|error| {
+            state.bytes = Bytes::Gone("refused, and released");
+            raise(error)
+        })
     }
 
     /// The bytes from `start` to `stop`, for sends. [`Self::sent`] is to be told what becomes of each.
@@ -279,18 +294,13 @@ impl Span {
             )));
         }
         let mut state = self.shared.state()?;
-        if !matches!(state.bytes, Bytes::Sending(..)) || state.released {
-            state.ours()?;
-        }
-        state.unlent()?;
-        let whole = match std::mem::replace(&mut state.bytes, Bytes::Gone("lost")) {
-            Bytes::Ours(span) => (span.into_payload(0..len), 1),
-            Bytes::Sending(payload, sends) => (payload, sends + 1),
-            Bytes::Gone(_) => unreachable!("it was not a moment ago"),
+        let (whole, sends) = match &state.bytes {
+            Bytes::Sending(payload, sends) if !state.released => (payload.clone(), *sends),
+            _ => (state.take("lost")?.into_payload(0..len), 0),
         };
-        let mut payload = whole.0.head(stop);
+        let mut payload = whole.head(stop);
         payload.advance(start);
-        state.bytes = Bytes::Sending(whole.0, whole.1);
+        state.bytes = Bytes::Sending(whole, sends + 1);
         Ok(payload)
     }
 
@@ -310,7 +320,7 @@ impl Span {
         };
         state.bytes = match std::mem::replace(&mut state.bytes, Bytes::Gone("lost")) {
             Bytes::Sending(payload, 1) => match payload.into_span() {
-                Ok(span) => Bytes::Ours(span),
+                Ok(span) => Bytes::Ours(Arc::new(RwLock::new(span))),
                 Err(payload) => Bytes::Sending(payload, 0),
             },
             Bytes::Sending(payload, sends) => Bytes::Sending(payload, sends - 1),
@@ -340,9 +350,11 @@ impl Span {
         Ok(unsafe { Loan::new(address, len, device, lent) })
     }
 
+    /// Without the interpreter.
     fn copy(&self, offset: usize, bytes: &mut [u8]) -> PyResult<()> {
-        let mut state = self.shared.state()?;
-        state.ours()?.read(offset, bytes).map_err(raise)
+        let span = self.shared.span()?;
+        let span = span.read().unwrap_or_else(PoisonError::into_inner);
+        span.read(offset, bytes).map_err(raise)
     }
 }
 
@@ -388,11 +400,9 @@ impl Span {
             )));
         }
         py.detach(|| {
-            self.shared
-                .state()?
-                .ours()?
-                .write(offset, &data)
-                .map_err(raise)
+            let span = self.shared.span()?;
+            let mut span = span.write().unwrap_or_else(PoisonError::into_inner);
+            span.write(offset, &data).map_err(raise)
         })
     }
 

@@ -216,7 +216,7 @@ impl Region {
     #[cfg(feature = "cuda")]
     pub fn gpu(&self) -> Option<netgpu_cuda::Gpu> {
         match self.shared.memory() {
-            Memory::Cuda(memory) => Some(memory.lock().gpu()),
+            Memory::Cuda(memory) => Some(memory.gpu.clone()),
             _ => None,
         }
     }

@@ -189,6 +189,8 @@ pub(crate) struct CudaMemory {
     /// Where CUDA has it, and how much.
     pub(crate) start: usize,
     pub(crate) len: usize,
+    pub(crate) gpu: netgpu_cuda::Gpu,
+    /// Locked for as long as a copy takes.
     memory: std::sync::Mutex<netgpu_cuda::GpuMemory>,
 }
 
@@ -198,6 +200,7 @@ impl CudaMemory {
         Self {
             start: usize::try_from(memory.address()).expect("usize has 64 bits here"),
             len: memory.len(),
+            gpu: memory.gpu(),
             memory: memory.into(),
         }
     }
