@@ -15,6 +15,13 @@
 	EXPECT_NE('\0', *netgpu_last_error());				\
 } while (0)
 
+/* What returns nothing has a text of its own all the same. */
+#define EXPECT_TEXT(text, call) do {					\
+	EXPECT_EQ(-EINVAL, netgpu_ifq_id(NULL));			\
+	call;								\
+	EXPECT_NE(NULL, strstr(netgpu_last_error(), text)) TH_LOG("%s", netgpu_last_error()); \
+} while (0)
+
 TEST(null_is_told_or_nothing)
 {
 	struct netgpu_ctx *ctx = NULL;
@@ -142,6 +149,8 @@ TEST(memory_is_allocated)
 	netgpu_free_memory(host, PAGE + 1, MEMTYPE_HOST);
 	EXPECT_EQ(NULL, netgpu_alloc_memory(0, MEMTYPE_HOST));
 	EXPECT_EQ(NULL, netgpu_alloc_memory(SIZE_MAX, MEMTYPE_HOST));
+	EXPECT_EQ(NULL, netgpu_alloc_memory(1UL << 46, MEMTYPE_HOST));
+	EXPECT_NE(NULL, strstr(netgpu_last_error(), strerror(ENOMEM))) TH_LOG("%s", netgpu_last_error());
 	EXPECT_EQ(NULL, netgpu_alloc_memory(PAGE, MEMTYPE_DMABUF));
 	EXPECT_EQ(NULL, netgpu_alloc_memory(PAGE, 77));
 }
@@ -352,7 +361,7 @@ TEST_F(context, a_full_ring_is_told)
 		count++;
 	/* What has no room is not lost, and not more than it was. */
 	netgpu_populate_ring(ifq, (uintptr_t)self->host + 32 * PAGE, 200);
-	netgpu_populate_ring(ifq, (uintptr_t)self->host, -1);
+	EXPECT_TEXT("negative", netgpu_populate_ring(ifq, (uintptr_t)self->host, -1));
 	netgpu_recycle_complete(ifq);
 	netgpu_close_ifq(&ifq);
 }
@@ -408,11 +417,12 @@ TEST_F(context, a_socket_without_a_connection)
 	EXPECT_EQ(0, stats.rx_copied);
 	EXPECT_ERROR(EINVAL, netgpu_get_skq_stats(skq, NULL, sizeof(stats)));
 	EXPECT_ERROR(EOPNOTSUPP, netgpu_add_meta(skq, fd, self->host, PAGE, 16, 64));
-	netgpu_populate_meta(skq, 0, 1, 1);
-	netgpu_recycle_meta(skq, self->host);
-	netgpu_submit_meta(skq);
+	EXPECT_TEXT("metadata", netgpu_populate_meta(skq, 0, 1, 1));
+	EXPECT_TEXT("metadata", netgpu_recycle_meta(skq, self->host));
+	EXPECT_TEXT("metadata", netgpu_submit_meta(skq));
 	close(fd);
 	EXPECT_ERROR(EBADF, netgpu_get_rx_batch(skq, iov, 4));
+	EXPECT_NE(NULL, strstr(netgpu_last_error(), "descriptor")) TH_LOG("%s", netgpu_last_error());
 	EXPECT_ERROR(ENOENT, netgpu_get_skq_stats(skq, &stats, sizeof(stats)));
 	netgpu_detach_socket(&skq);
 }
@@ -467,6 +477,7 @@ TEST_F(context, a_connection_that_fails)
 	while (count == 0 && WAIT_FOR((count = netgpu_get_rx_batch(skq, iov, 4)) != 0, 5000))
 		;
 	EXPECT_EQ(-ECONNRESET, count);
+	EXPECT_NE(NULL, strstr(netgpu_last_error(), "the peer has reset")) TH_LOG("%s", netgpu_last_error());
 	EXPECT_EQ(0, netgpu_get_rx_batch(skq, iov, 4));
 	netgpu_detach_socket(&skq);
 	netgpu_close_ifq(&ifq);

@@ -4,8 +4,10 @@
 
 use std::ffi::{c_int, c_void};
 
-use crate::error::{Failure, answer};
+use crate::error::{Failure, answer, keep};
 use crate::socket::netgpu_skq;
+
+const NO_META: Failure = Failure::Errno(libc::EOPNOTSUPP, "there is no metadata of receives");
 
 /// Of the library of 2020, whose ring of data about each receive no kernel has. Returns -EOPNOTSUPP.
 #[unsafe(no_mangle)]
@@ -17,10 +19,7 @@ pub extern "C" fn netgpu_add_meta(
     nentries: c_int,
     meta_len: c_int,
 ) -> c_int {
-    answer(Err(Failure::Errno(
-        libc::EOPNOTSUPP,
-        "there is no metadata of receives",
-    )))
+    answer(Err(NO_META))
 }
 
 /// See netgpu_add_meta(). Does nothing.
@@ -31,12 +30,17 @@ pub extern "C" fn netgpu_populate_meta(
     count: c_int,
     size: c_int,
 ) {
+    keep(&NO_META);
 }
 
 /// See netgpu_add_meta(). Does nothing.
 #[unsafe(no_mangle)]
-pub extern "C" fn netgpu_recycle_meta(skq: Option<&mut netgpu_skq>, ptr: *mut c_void) {}
+pub extern "C" fn netgpu_recycle_meta(skq: Option<&mut netgpu_skq>, ptr: *mut c_void) {
+    keep(&NO_META);
+}
 
 /// See netgpu_add_meta(). Does nothing.
 #[unsafe(no_mangle)]
-pub extern "C" fn netgpu_submit_meta(skq: Option<&mut netgpu_skq>) {}
+pub extern "C" fn netgpu_submit_meta(skq: Option<&mut netgpu_skq>) {
+    keep(&NO_META);
+}

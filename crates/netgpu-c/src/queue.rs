@@ -121,8 +121,11 @@ pub extern "C" fn netgpu_populate_ring(ifq: Option<&mut netgpu_ifq>, addr: u64, 
     let Some(ifq) = ifq else {
         return keep(&NO_QUEUE);
     };
+    let Ok(count) = u64::try_from(count) else {
+        return keep(&Failure::Argument("the number of buffers is negative"));
+    };
     let step = ifq.queue.buffer_size() as u64;
-    for index in 0..u64::try_from(count).unwrap_or(0) {
+    for index in 0..count {
         ifq.give(addr.wrapping_add(index * step));
     }
     ifq.queue.publish();

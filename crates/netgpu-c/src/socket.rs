@@ -2,11 +2,12 @@
 //! `struct netgpu_skq`.
 
 use std::ffi::c_int;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::ptr;
 
-use netgpu::raw;
+use netgpu::{Error, raw};
 
 use crate::arguments;
 use crate::context::{NO_CONTEXT, netgpu_ctx};
@@ -26,7 +27,7 @@ pub struct netgpu_skq {
     /// Number of the last send that finished, with what the kernel's number has lost by its wrap.
     newest: u64,
     /// What the socket has said of its end, to be told when all pieces before it were.
-    failure: Option<c_int>,
+    failure: Option<io::Error>,
 }
 
 const NO_SOCKET: Failure = Failure::Argument("the socket is NULL");
@@ -46,9 +47,10 @@ impl netgpu_skq {
             self.socket.release();
         }
         if self.batch.is_empty()
-            && let Some(errno) = self.failure.take()
+            && let Some(source) = self.failure.take()
         {
-            return Err(Failure::Errno(errno, "the connection has failed"));
+            let what = "cannot receive";
+            return Err(Error::Socket { what, source }.into());
         }
         Ok(())
     }
@@ -72,7 +74,7 @@ impl netgpu_skq {
         match error.raw_os_error() {
             // Nothing waits, or there is no connection yet, or no longer.
             Some(libc::EAGAIN | libc::ENOTCONN) => {}
-            errno => self.failure = errno,
+            _ => self.failure = Some(error),
         }
     }
 

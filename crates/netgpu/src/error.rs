@@ -9,6 +9,9 @@ use rustix::io::Errno;
 use crate::memory::Backing;
 use crate::sys;
 
+/// What [`Error::Socket`] says of received bytes.
+pub(crate) const RECEIVING: &str = "cannot receive";
+
 /// An error of this library.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,7 +36,7 @@ pub enum Error {
     },
 
     /// Memory could not be allocated.
-    #[error("cannot allocate {len} bytes of memory{}", backing_hint(*.backing, *.len))]
+    #[error("cannot allocate {len} bytes of memory{}", backing_hint(*.backing, *.len, source))]
     Memory {
         /// Bytes asked for.
         len: usize,
@@ -96,7 +99,7 @@ pub enum Error {
     },
 
     /// A socket call failed: the connection is gone, or the call was not possible.
-    #[error("{what}: {}", socket_hint(source))]
+    #[error("{what}: {}", socket_hint(what, source))]
     Socket {
         /// What was tried.
         what: &'static str,
@@ -328,23 +331,30 @@ fn device_hint(source: &io::Error) -> String {
     }
 }
 
-fn backing_hint(backing: Backing, len: usize) -> String {
+fn backing_hint(backing: Backing, len: usize, source: &io::Error) -> String {
     match backing {
-        Backing::Anonymous | Backing::Memfd => String::new(),
+        Backing::Anonymous | Backing::Memfd => format!(": {source}"),
         Backing::Huge2M => {
             let pages = len.div_ceil(backing.page());
             format!(
-                " in huge pages of 2 MiB; `echo {pages} > /proc/sys/vm/nr_hugepages` reserves the {pages} that it takes, where memory \
+                " in huge pages of 2 MiB: {source}; `echo {pages} > /proc/sys/vm/nr_hugepages` reserves the {pages} that it takes, where memory \
                  allows: more, if others use some"
             )
         }
     }
 }
 
-fn socket_hint(source: &io::Error) -> String {
+fn socket_hint(what: &str, source: &io::Error) -> String {
     match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::BADF) => "the descriptor is closed".into(),
         Some(Errno::CONNABORTED) => {
-            "the netgpu context of the socket is gone, or the module was removed".into()
+            "the netgpu context of the socket, or memory of it, is gone, or the module was removed"
+                .into()
+        }
+        Some(Errno::OPNOTSUPP) if what == RECEIVING => {
+            "some bytes have to be copied, and all memory that was donated is out of the CPU's reach; \
+             donate some of the host's as well"
+                .into()
         }
         Some(Errno::CONNRESET) => "the peer has reset the connection".into(),
         Some(Errno::PIPE) => "the peer does not take data any more".into(),
@@ -414,6 +424,24 @@ mod tests {
             "{text}"
         );
         assert!(!error(Backing::Anonymous).to_string().contains("huge"));
+    }
+
+    #[test]
+    fn what_has_happened_to_a_socket_is_said() {
+        let error = |what, errno: Errno| Error::Socket {
+            what,
+            source: errno.into(),
+        };
+        let text = error(RECEIVING, Errno::OPNOTSUPP).to_string();
+        assert!(
+            text.starts_with("cannot receive: ") && text.contains("donate"),
+            "{text}"
+        );
+        assert!(
+            !error("cannot send", Errno::OPNOTSUPP)
+                .to_string()
+                .contains("donate")
+        );
     }
 
     #[test]
