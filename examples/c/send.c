@@ -104,7 +104,8 @@ int main(int argc, char **argv)
 	struct netgpu_skq_stats stats;
 	unsigned long long bytes = 0;
 	char *memory, *copy = NULL;
-	int option, slice = 0;
+	int option, failure, slice = 0;
+	socklen_t failure_len = sizeof(failure);
 	size_t len;
 
 	while ((option = getopt(argc, argv, "c")) != -1) {
@@ -148,6 +149,11 @@ int main(int argc, char **argv)
 	for (slice = 0; slice < SLICES; slice++)
 		while (unfinished[slice] > 0)
 			finish(true);
+	/* When a connection fails, its sends have finished, too. */
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &failure, &failure_len))
+		err(1, "cannot ask for the end of the connection");
+	if (failure)
+		errx(1, "not all has arrived: %s", strerror(failure));
 	check(netgpu_get_skq_stats(skq, &stats, sizeof(stats)), "cannot read the counters");
 	fprintf(stderr, "tx %llu bytes  zero-copy %llu  copied %llu\n", bytes,
 		(unsigned long long)(stats.tx_zerocopy - stats.tx_copied), (unsigned long long)stats.tx_copied);

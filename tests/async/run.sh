@@ -44,6 +44,12 @@ documented_sender() {
 	rm "$work/file" "$work/back"
 }
 
+# What has not arrived is not said to be sent.
+documented_sender_is_cut_off() {
+	not_taken ./send "$NETGPU_DEV" "$(address peer 4 5002)"
+	grep -q 'the connection has failed' "$work/ours.err" || fail "it does not say why"
+}
+
 # What each of them sends comes back to it. The peer closes its side first, while its last bytes are on their way back.
 several_at_a_time() {
 	local count="$1" bytes=2097152 i clients=''
@@ -198,7 +204,7 @@ all_asleep() {
 	done
 }
 
-plan 13
+plan 14
 nic_up
 nic_steer 1 5001
 ethtool -G "$NETGPU_DEV" tcp-data-split on
@@ -206,6 +212,7 @@ modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
 run documented_receiver
 run documented_sender
+run documented_sender_is_cut_off
 run several_at_a_time 1
 run several_at_a_time 6
 run wakes_when_pieces_come_back

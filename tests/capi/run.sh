@@ -59,6 +59,12 @@ send() {
 	equal "zero-copy" "$(field "$line" zero-copy)" $bytes
 }
 
+# What has not arrived is not said to be sent.
+cut_off() {
+	not_taken ./send "$NETGPU_DEV" "$NETGPU_PEER_ADDR4" 5002
+	grep -q 'not all has arrived' "$work/ours.err" || fail "it does not say so"
+}
+
 address_only() {
 	case $1 in
 	4) echo "$NETGPU_PEER_ADDR4" ;;
@@ -95,7 +101,7 @@ missing() {
 	grep -q 'libcuda.so.1' "$work/error" || fail "$(cat "$work/error")"
 }
 
-plan 15
+plan 16
 nic_up
 nic_steer 1 5001
 ethtool -G "$NETGPU_DEV" tcp-data-split on
@@ -110,6 +116,7 @@ run receive 6 padded ./old
 run receive 4 plain ./old
 run send 4
 run send 6
+run cut_off
 run echoes
 run missing
 modprobe standin_gpu

@@ -143,6 +143,37 @@ peer_connected() {
 	[ -n "$(peer_acked)" ]
 }
 
+# not_taken COMMAND...: it sends $work/file to port 5002 of the other machine, which takes less of it than there is, and goes when all is
+# queued. The command is to fail; what it says is in $work/ours.err.
+not_taken() {
+	local before
+	before=$(in_peer cat /proc/sys/net/ipv4/tcp_rmem)
+	defer in_peer sh -c "echo $before >/proc/sys/net/ipv4/tcp_rmem"
+	in_peer sh -c 'echo 4096 4096 4096 >/proc/sys/net/ipv4/tcp_rmem'
+	plain-peer make "$work/file" --bytes 4096
+	peer_receiver "$(address peer 4 5002)" --output "$work/got"
+	kill -STOP "$peer"
+	"$@" <"$work/file" >"$work/out" 2>"$work/ours.err" 9>&- &
+	ours=$!
+	defer reap "$ours"
+	until_true 20 ours_connected
+	stalls ours_acked
+	alive "$ours" || fail "it has not waited: $(cat "$work/ours.err")"
+	reap "$peer"
+	until_true 20 gone "$ours"
+	! wait "$ours" || fail "it is content, and the peer has $stalled_at of 4096 bytes"
+	sed 's/^/# /' "$work/ours.err"
+}
+
+ours_connected() {
+	[ -n "$(ours_acked)" ]
+}
+
+# Bytes that the other machine has acknowledged of what we send to its port 5002.
+ours_acked() {
+	ss -tinH 'dport = :5002' | tr ' ' '\n' | sed -n 's/^bytes_acked://p'
+}
+
 # TCP segments that the other machine has sent, GSO ones counted as what they become on the wire.
 peer_segments() {
 	in_peer cat /proc/net/snmp | awk '$1 == "Tcp:" && $2 ~ /^[0-9]/ { print $12 }'

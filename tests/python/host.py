@@ -376,6 +376,20 @@ def case_closing_ends_in_order(stack):
     assert c.peer.recv(1) == b""
 
 
+def case_what_the_peer_has_not_got_is_told(stack):
+    """A send has finished as well when the connection is gone."""
+    c = Connection(stack)
+    span = c.sent.take()
+    fill(c, span)
+    c.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    c.peer.close()
+    # To all who ask, as often as they do.
+    for call in (c.socket.flush, c.socket.flush, c.socket.recv, c.socket.recv, c.socket.flush):
+        with raises(ConnectionResetError, errno=errno.ECONNRESET):
+            call(timeout=20)
+    assert not span.in_flight
+
+
 def case_a_forked_child_leaves_it_alone(stack):
     """It has the objects, and what it does with them, and their end, changes nothing for us."""
     c = Connection(stack)

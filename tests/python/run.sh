@@ -51,6 +51,12 @@ send() {
 	rm "$work/file" "$work/got"
 }
 
+# What has not arrived is not said to be sent.
+cut_off() {
+	not_taken $python send.py "$NETGPU_DEV" "$NETGPU_PEER_ADDR4" 5002 "$work/file"
+	grep -q 'ConnectionResetError: .*the connection has failed' "$work/ours.err" || fail "it does not say why"
+}
+
 # The program of the documentation, as it stands there, for which the NIC is eth0 and has other addresses.
 documented() {
 	[ "$NETGPU_DEV" = eth0 ] || skip "the port is $NETGPU_DEV"
@@ -77,7 +83,7 @@ documented() {
 	head -c 1048576 /dev/zero | tr '\0' '*' | cmp - "$work/got" || fail "other bytes came than were sent"
 }
 
-plan 8
+plan 9
 nic_up
 nic_steer 1 5001
 ethtool -G "$NETGPU_DEV" tcp-data-split on
@@ -88,6 +94,7 @@ program host $python host.py
 run receive receive.py "$NETGPU_DEV" 1 5001
 run receive receive.py --asyncio "$NETGPU_DEV" 1 5001
 run send
+run cut_off
 run documented
 modprobe standin_gpu
 modprobe standin_nvidia

@@ -183,9 +183,9 @@ pub unsafe extern "C" fn netgpu_get_rx_batch(
 }
 
 /// Makes `notify[0]`, `notify[1]` and so on point to the numbers of sends that have finished, up to `count` of them. The sends of a
-/// socket with MSG_NETDMA that queued a byte are numbered from 0; they need not finish in order. The peer has the bytes of a
-/// finished send, or the connection is gone, and the memory can be written again. The numbers are the library's until the next
-/// call.
+/// socket with MSG_NETDMA that queued a byte are numbered from 0; they need not finish in order. The memory of a finished send can be
+/// written again. The peer's TCP has the bytes, or the connection has failed: when all sends have finished, SO_ERROR says which,
+/// unless a call has said it before. The numbers are the library's until the next call.
 ///
 /// Returns how many, 0: none now, or -EINVAL.
 #[unsafe(no_mangle)]

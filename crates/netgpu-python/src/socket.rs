@@ -299,19 +299,20 @@ impl Socket {
         }
     }
 
-    /// Waits for a finished send, of which the peer has all bytes, or the connection is gone; None when there is no unfinished one. They
-    /// need not finish in order.
+    /// Waits for a finished send, of which the peer's TCP has all bytes, or the connection has failed: flush() tells. None when there is no
+    /// unfinished one. They need not finish in order.
     #[pyo3(signature = (timeout=None))]
     fn completion(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Completion>> {
         self.next_completion(py, Timeout::new(timeout)?)
     }
 
-    /// Waits until all sends have finished: all spans are yours again.
+    /// Waits until all sends have finished: all spans are yours again, and the peer's TCP has all that was sent. If the connection has
+    /// failed instead, it raises an OSError with the reason.
     #[pyo3(signature = (timeout=None))]
     fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let timeout = Timeout::new(timeout)?;
         while self.next_completion(py, timeout)?.is_some() {}
-        Ok(())
+        self.inner()?.socket()?.check().map_err(raise)
     }
 
     /// Number of sends that have not finished.

@@ -111,6 +111,7 @@ async fn echo(mut socket: AsyncSocket, memory: Region) -> Result<usize> {
         }
     }
     while socket.completion().await?.is_some() {}
+    socket.check()?;
     Ok(bytes)
 }
 

@@ -41,6 +41,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     while socket.completion()?.is_some() {}
+    // When a connection fails, its sends have finished, too.
+    socket.check()?;
     eprintln!("{:?}", socket.statistics()?);
     Ok(())
 }

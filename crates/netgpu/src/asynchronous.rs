@@ -157,7 +157,8 @@ impl AsyncSocket {
         Ok(())
     }
 
-    /// Waits for a finished send; [`None`] when there is no unfinished one, and all that have finished were told.
+    /// Waits for a finished send; [`None`] when there is no unfinished one, and all that have finished were told. That a send has finished
+    /// does not say that the peer has it: the connection may have failed, see [`Self::check`].
     ///
     /// # Errors
     ///
@@ -168,6 +169,15 @@ impl AsyncSocket {
             Ok((completion.is_some() || socket.in_flight() == 0).then_some(completion))
         })
         .await
+    }
+
+    /// Fails if the connection has failed, see [`Socket::check`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn check(&mut self) -> Result<(), Error> {
+        self.socket.check()
     }
 
     /// Takes a finished send, without waiting.

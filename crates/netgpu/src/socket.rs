@@ -13,7 +13,7 @@ use rustix::net::RecvFlags;
 
 use crate::area::Region;
 use crate::context::ContextShared;
-use crate::error::{Command, Error};
+use crate::error::{Command, Error, RECEIVING};
 use crate::queue::Queue;
 use crate::raw::{self, Finished};
 use crate::span::{Finder, Held, Lent, Payload};
@@ -68,6 +68,8 @@ pub struct Socket {
     watch: Option<Watch>,
     /// Whoever waited has seen that the peer has closed its side, or that the connection has failed.
     ending: bool,
+    /// Why the connection has failed, which the kernel tells once.
+    failure: Option<Errno>,
 }
 
 #[derive(Debug)]
@@ -151,6 +153,7 @@ impl Socket {
             tx,
             watch: None,
             ending: false,
+            failure: None,
         })
     }
 
@@ -279,12 +282,21 @@ impl Socket {
             None => Ok(Received::Nothing),
             Some(Ok(())) => {
                 rx.end = Some(Ok(()));
-                Ok(Received::End)
+                // What was told before looks like the end in order afterwards.
+                self.failure.map_or(Ok(Received::End), |errno| {
+                    Err(Error::Socket {
+                        what: RECEIVING,
+                        source: errno.into(),
+                    })
+                })
             }
-            Some(Err(source)) => Err(Error::Socket {
-                what: "cannot receive",
-                source,
-            }),
+            Some(Err(source)) => {
+                self.failure = self.failure.or(has_failed(&source));
+                Err(Error::Socket {
+                    what: RECEIVING,
+                    source,
+                })
+            }
         }
     }
 
@@ -348,6 +360,7 @@ impl Socket {
                     Some(Errno::INTR) => {}
                     Some(Errno::AGAIN | Errno::NOBUFS) => return Ok(0),
                     _ => {
+                        self.failure = self.failure.or(has_failed(&source));
                         return Err(Error::Socket {
                             what: "cannot send",
                             source,
@@ -379,6 +392,8 @@ impl Socket {
 
     /// Waits for a finished send; [`None`] when there is no unfinished one.
     ///
+    /// A send has finished when the peer's TCP has all of its bytes, and also when the connection has failed: [`Socket::check`] tells.
+    ///
     /// # Errors
     ///
     /// As [`Socket::try_completion`].
@@ -391,6 +406,28 @@ impl Socket {
                 return Ok(None);
             }
             self.wait()?;
+        }
+    }
+
+    /// Fails if the connection has failed. When no send is unfinished, and this does not fail, the peer's TCP has all that was sent.
+    ///
+    /// [`TcpStream::take_error`] would do once, and have [`Socket::try_recv`] find the end of the stream instead of the error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`] with the reason, each time.
+    pub fn check(&mut self) -> Result<(), Error> {
+        let failed = |source| Error::Socket {
+            what: "the connection has failed",
+            source,
+        };
+        if self.failure.is_none() {
+            let error = self.stream.take_error().map_err(failed)?;
+            self.failure = error.as_ref().and_then(Errno::from_io_error);
+        }
+        match self.failure {
+            Some(errno) => Err(failed(errno.into())),
+            None => Ok(()),
         }
     }
 
@@ -580,6 +617,21 @@ impl Deref for Piece {
     }
 }
 
+/// The errno, if it says that there is no connection any more. The kernel says so once.
+fn has_failed(source: &io::Error) -> Option<Errno> {
+    Errno::from_io_error(source).filter(|errno| {
+        matches!(
+            *errno,
+            Errno::CONNABORTED
+                | Errno::CONNREFUSED
+                | Errno::CONNRESET
+                | Errno::HOSTUNREACH
+                | Errno::NETUNREACH
+                | Errno::TIMEDOUT
+        )
+    })
+}
+
 /// The half of a socket for `what`. (`ok_or()` would make the error each time, and drop it.)
 #[inline]
 fn ring<'a, T>(half: &'a mut Option<T>, what: &'static str) -> Result<&'a mut T, Error> {
@@ -748,6 +800,7 @@ mod tests {
                     tx: None,
                     watch: None,
                     ending: false,
+                    failure: None,
                 },
                 start,
                 deliver: Producer::new(deliver),
