@@ -439,6 +439,7 @@ TEST_F(context, a_closed_socket_is_not_another_one)
 	close(fd);
 	ASSERT_EQ(0, tcp_pair(AF_INET, pair));
 	ASSERT_EQ(0, netgpu_attach_socket(&new, self->ctx, pair[0], 16));
+	EXPECT_ERROR(ENOENT, netgpu_get_skq_stats(old, &stats, sizeof(stats)));
 	netgpu_detach_socket(&old);
 	EXPECT_EQ(0, netgpu_get_skq_stats(new, &stats, sizeof(stats)));
 	EXPECT_EQ(0, netgpu_get_rx_batch(new, iov, 1));

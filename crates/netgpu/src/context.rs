@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::area::{Region, RegionShared, open_device};
 use crate::error::{Command, Error};
 use crate::queue::{Queue, QueueConfig};
-use crate::socket::{Socket, SocketConfig};
+use crate::socket::{Socket, SocketConfig, SocketStatistics};
 use crate::sys::{self, Device};
 use crate::watch::Room;
 
@@ -253,6 +253,21 @@ impl ContextShared {
             );
         }
         self.room.more();
+    }
+
+    /// Counters of the socket with number `id`, unless it was closed.
+    pub(crate) fn socket_statistics(
+        &self,
+        id: u32,
+        ticket: u64,
+    ) -> Result<SocketStatistics, Error> {
+        // Held across the command, so that nobody else gets the number meanwhile.
+        let sockets = self.sockets();
+        if sockets.tickets.get(&id) != Some(&ticket) {
+            let closed = Errno::NOENT.into();
+            return Err(Error::refused(Command::Statistics, "the socket", closed));
+        }
+        SocketStatistics::read(&self.device, id)
     }
 
     pub(crate) fn room(&self) -> &Room {

@@ -383,7 +383,7 @@ impl Socket {
     ///
     /// [`Error::Refused`] when the context is gone, or the socket was closed.
     pub fn statistics(&self) -> Result<SocketStatistics, Error> {
-        SocketStatistics::read(&self.context.device, self.id)
+        self.context.socket_statistics(self.id, self.ticket)
     }
 
     pub(crate) fn context(&self) -> &Arc<ContextShared> {
