@@ -236,7 +236,8 @@ int netgpu_open_ifq(struct netgpu_ifq **ifqp, struct netgpu_ctx *ctx, int queue_
 int netgpu_open_ifq_hds(struct netgpu_ifq **ifqp, struct netgpu_ctx *ctx, int queue_id, int fill_entries, int hds_offset);
 
 /**
- * Gives the queue back to the device's driver and sets `*ifqp` to NULL.
+ * Gives the queue back to the device's driver and sets `*ifqp` to NULL. Where the driver cannot take it, for want of memory for
+ * example, it goes back when its context goes; opening it is -EBUSY until then.
  */
 void netgpu_close_ifq(struct netgpu_ifq **ifqp);
 

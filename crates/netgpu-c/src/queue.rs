@@ -93,11 +93,14 @@ pub(crate) fn entries(wanted: c_int) -> Result<u32, Failure> {
         .ok_or(Failure::Argument("a ring has at least one entry"))
 }
 
-/// Gives the queue back to the device's driver and sets `*ifqp` to NULL.
+/// Gives the queue back to the device's driver and sets `*ifqp` to NULL. Where the driver cannot take it, for want of memory for
+/// example, it goes back when its context goes; opening it is -EBUSY until then.
 #[unsafe(no_mangle)]
 pub extern "C" fn netgpu_close_ifq(ifqp: Option<&mut Option<Box<netgpu_ifq>>>) {
-    if let Some(ifqp) = ifqp {
-        *ifqp = None;
+    if let Some(ifq) = ifqp.and_then(Option::take)
+        && let Err(error) = ifq.queue.close()
+    {
+        keep(&error.into());
     }
 }
 

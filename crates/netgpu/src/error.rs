@@ -186,6 +186,8 @@ pub enum Command {
     AttachGpuRegion,
     /// Take a receive queue.
     OpenQueue,
+    /// Give a receive queue back.
+    CloseQueue,
     /// Attach a TCP socket.
     AttachSocket,
     /// Map a ring.
@@ -204,6 +206,7 @@ impl fmt::Display for Command {
             Self::AttachRegion => "cannot attach the memory to",
             Self::AttachGpuRegion => "cannot attach the GPU's memory to",
             Self::OpenQueue => "cannot take",
+            Self::CloseQueue => "cannot give back",
             Self::AttachSocket => "cannot attach the TCP socket to",
             Self::MapRing => "cannot map",
             Self::Statistics => "cannot read the counters of",
@@ -298,6 +301,10 @@ fn meaning(command: Command, errno: Errno) -> Option<&'static str> {
         (C::OpenQueue, Errno::NODEV) => "the network device is gone",
         (C::OpenQueue, Errno::NETDOWN) => {
             "the interface is down; `ip link set DEVICE up` brings it up"
+        }
+
+        (C::CloseQueue, Errno::NOMEM) => {
+            "the driver has no memory for buffers of its own; the queue goes back when its context goes"
         }
 
         (C::AttachSocket, Errno::OPNOTSUPP) => {

@@ -33,7 +33,8 @@ pub struct QueueConfig {
 /// A receive queue whose payload goes into donated memory.
 ///
 /// Stays open until this handle, every socket that returns buffers through it, and every [`Piece`](crate::Piece)
-/// received by one of those are gone.
+/// received by one of those are gone. Where the device's driver cannot take it back then, for want of memory for example, the device
+/// has it as long as the context lives.
 #[derive(Debug)]
 pub struct Queue {
     shared: Arc<QueueShared>,
@@ -155,21 +156,18 @@ impl Queue {
 }
 
 impl QueueShared {
-    /// A queue that no kernel knows, for ever.
+    /// A queue that no kernel knows.
     #[cfg(test)]
     pub(crate) fn fake(
         ring: crate::ring::Mapped<sys::netgpu_fill_entry>,
         context: &Arc<ContextShared>,
     ) -> Arc<Self> {
-        let shared = Arc::new(Self {
+        Arc::new(Self {
             raw: Mutex::new(raw::Queue::fake(ring, context.clone())),
             id: 0,
             number: 0,
             context: context.clone(),
-        });
-        // No kernel would close it.
-        std::mem::forget(shared.clone());
-        shared
+        })
     }
 
     /// Returns the delivery at `address` to the kernel.

@@ -23,9 +23,10 @@ pub use crate::ring::Delivery;
 
 /// A receive queue and its fill ring.
 ///
-/// Dropping it closes the queue.
+/// Dropping it closes the queue, as [`Queue::close`] does.
 #[derive(Debug)]
 pub struct Queue {
+    open: bool,
     // Dropped in this order, after the queue was closed: ring, then context.
     ring: Producer<Mapped<sys::netgpu_fill_entry>>,
     /// What had no room on the ring, in order. The kernel works a full ring off; this moves when something is published.
@@ -102,7 +103,8 @@ impl Queue {
             entries,
         )
         .map_err(|error| {
-            close(context, argument.id);
+            // If that fails as well, the queue goes with the context.
+            let _ = close(context, argument.id);
             Error::refused(
                 Command::MapRing,
                 format!("the fill ring of {}", subject()),
@@ -110,6 +112,7 @@ impl Queue {
             )
         })?;
         Ok(Self {
+            open: true,
             ring: Producer::new(ring),
             waiting: VecDeque::new(),
             id: argument.id,
@@ -118,16 +121,35 @@ impl Queue {
         })
     }
 
-    /// A queue that no kernel knows: it must not be dropped.
+    /// A queue that no kernel knows.
     #[cfg(test)]
     pub(crate) fn fake(ring: Mapped<sys::netgpu_fill_entry>, context: Arc<ContextShared>) -> Self {
         Self {
+            open: true,
             ring: Producer::new(ring),
             waiting: VecDeque::new(),
             id: 0,
             number: 0,
             context,
         }
+    }
+
+    /// Gives the queue back to the device's driver. Where the driver fails, for want of memory for example, it stays the context's, and goes
+    /// with that at last.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`].
+    pub fn close(mut self) -> Result<(), Error> {
+        self.open = false;
+        close(&self.context, self.id).map_err(|error| {
+            let subject = format!(
+                "receive queue {} of {}",
+                self.number,
+                self.context.interface()
+            );
+            Error::refused(Command::CloseQueue, subject, error)
+        })
     }
 
     /// Number of the device's receive queue.
@@ -217,17 +239,18 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        close(&self.context, self.id);
+        if self.open {
+            // There is nobody to be told.
+            let _ = close(&self.context, self.id);
+        }
     }
 }
 
-/// Closes a queue that was opened. The only error there is, an unknown number, cannot be then.
-fn close(context: &ContextShared, id: u32) {
-    let closed = context.device.close_queue(sys::netgpu_id {
+fn close(context: &ContextShared, id: u32) -> io::Result<()> {
+    context.device.close_queue(sys::netgpu_id {
         id,
         ..Default::default()
-    });
-    debug_assert!(closed.is_ok(), "closing an open queue: {closed:?}");
+    })
 }
 
 /// How many receive queues the device has in use.
@@ -394,5 +417,26 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.context.detach_socket(self.id, self.ticket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_is_not_given_back_is_told_and_no_panic() {
+        let context = ContextShared::fake(Vec::new(), 4096);
+        let (ring, _kernel) = Mapped::fake(16);
+        let error = Queue::fake(ring, context.clone()).close();
+        let error = error.expect_err("this device knows no command");
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot give back receive queue 0"),
+            "{error}"
+        );
+        let (ring, _kernel) = Mapped::fake(16);
+        drop(Queue::fake(ring, context));
     }
 }
