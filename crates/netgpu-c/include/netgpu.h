@@ -252,7 +252,8 @@ int netgpu_ifq_id(struct netgpu_ifq *ifq);
  * Donates `count` buffers from `addr` on, which are attached to the context and were not donated before: pages of 4 KiB, or what
  * netgpu_open_ctx_buffers() was given. From now on they are the device's to write to, but for what netgpu_get_rx_batch() hands out.
  * What has no room on the ring waits in the library and follows with a later call of this function or of netgpu_recycle_complete();
- * so it is with what is given back. Nothing has to wait on a ring with as many entries as buffers are donated.
+ * so it is with what is given back. Seldom anything has to wait on a ring with as many entries as buffers are donated: each piece
+ * is given back by an entry of its own, and several can lie in one buffer.
  */
 void netgpu_populate_ring(struct netgpu_ifq *ifq, uint64_t addr, int count);
 
@@ -263,8 +264,8 @@ void netgpu_populate_ring(struct netgpu_ifq *ifq, uint64_t addr, int count);
 void netgpu_recycle_buffer(struct netgpu_ifq *ifq, void *ptr);
 
 /**
- * Gives back `count` pieces at once, as netgpu_recycle_buffer() does with one. Returns false, and does nothing, when the ring has
- * no room for all of them.
+ * Gives back `count` pieces at once, as netgpu_recycle_buffer() does with one. Returns false, and gives none back, when the ring has
+ * no room for all of them now: netgpu_recycle_buffer() takes them all the same, and has them wait in the library.
  */
 bool netgpu_recycle_batch(struct netgpu_ifq *ifq, struct iovec **iov, int count);
 
