@@ -111,7 +111,8 @@ impl HostMemory {
     ///
     /// As long as there is a [`Span`](crate::Span), a [`Payload`](crate::Payload) or a [`Piece`](crate::Piece) of the region made
     /// of the memory, the `len` initialised bytes at `start` stay mapped, readable and writable, and are accessed through those
-    /// alone.
+    /// alone. NICs write to what was donated ([`Queue::donate`](crate::Queue::donate)): from then on, until all contexts that the region is
+    /// attached to are gone, with their queues and sockets, nobody reads or writes it either, and it is not used for anything else.
     pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Self {
         // INVARIANT: By the caller's promise.
         Self {
