@@ -78,7 +78,7 @@ def case_arrays_are_where_the_nic_wrote(stack):
     for array in (numpy.from_dlpack(piece), numpy.frombuffer(piece, numpy.uint8), numpy.asarray(memoryview(piece))):
         assert array.ctypes.data == piece.address and array.nbytes == len(piece)
         assert array.dtype == numpy.uint8 and array.tobytes() == data[at : at + len(piece)]
-    # numpy's arrays are for reading only when they come by DLPack.
+    # What DLPack says of them too, though numpy 2.2 makes arrays of that for reading only.
     numpy.frombuffer(piece, numpy.uint8)[:] = 7
     assert piece.tobytes() == bytes([7]) * len(piece), "the bytes are ours, to write to as well"
     with c.sent.take(8192) as span:
