@@ -59,12 +59,17 @@ async def receive_in_a_loop(connection):
 
     def readable():
         try:
-            while (piece := connection.recv(timeout=0)) is not None:
+            while True:
+                try:
+                    piece = connection.recv(timeout=0)
+                except BlockingIOError:
+                    # Of recv() only: a stdout that does not block raises it, too.
+                    return
+                if piece is None:
+                    end.set_result(None)
+                    break
                 with piece:
                     sys.stdout.buffer.write(piece)
-            end.set_result(None)
-        except BlockingIOError:
-            return
         except Exception as error:
             end.set_exception(error)
         loop.remove_reader(connection.fileno())
