@@ -3,10 +3,10 @@
 
 from collections.abc import Iterator
 from socket import socket
-from types import CapsuleType, TracebackType
+from types import TracebackType
 from typing import Literal, Self, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, CapsuleType
 
 __version__: str
 IPV4_HEADER_BYTES: int
