@@ -179,6 +179,7 @@ impl Socket {
             if let Some(result) = attempt()? {
                 return Ok(result);
             }
+            py.check_signals()?;
             // A handler may have forked.
             self.inner.get()?;
             timeout.wait(py, &watching.watch)?;
