@@ -201,6 +201,16 @@ setup_killed() {
 	same_settings
 }
 
+# What was done is done, and what is wrong with the rest is said.
+setup_without_a_reader() {
+	nic_settings >"$work/before"
+	defer eval 'netgpu restore "$NETGPU_DEV" >/dev/null'
+	netgpu setup "$NETGPU_DEV" --json >/dev/full 2>"$work/error" && fail "there was no room for the result"
+	has "$work/error" "cannot print the result: No space left on device"
+	netgpu restore "$NETGPU_DEV" >/dev/null
+	same_settings
+}
+
 setup_refused() {
 	nic_settings >"$work/before"
 	netgpu setup nosuch0 2>"$work/error" && fail "nosuch0 was set up"
@@ -513,7 +523,7 @@ documents() {
 	done
 }
 
-plan 21
+plan 22
 nic_up
 pinned_at_first=$(pinned_pages)
 run doctor_without_the_module
@@ -524,6 +534,7 @@ run doctor_of_what_is_no_nic
 run setup_and_restore
 run setup_of_the_worst
 run setup_killed
+run setup_without_a_reader
 run setup_refused
 run shows
 run show_says_why_not

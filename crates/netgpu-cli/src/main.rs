@@ -77,6 +77,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        // It would panic when stderr has no reader any more, and what is to be put back would stay.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
@@ -105,7 +107,7 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|error| match error.downcast_ref::<Interrupted>() {
         Some(interrupted) => interrupted.exit_code(),
         None => {
-            eprintln!("netgpu: {}", chain(&error));
+            report::tell(chain(&error));
             ExitCode::FAILURE
         }
     })

@@ -2,10 +2,10 @@
 //! What the user sees: progress while data moves, and the summary.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -31,6 +31,17 @@ impl fmt::Display for Direction {
             Self::Tx => "tx",
         })
     }
+}
+
+/// Prints a line of results, with its colours on a terminal only. Where `println!` panics, this fails, so that all is put back and the
+/// reason is told.
+pub(crate) fn print(line: impl fmt::Display) -> Result<()> {
+    writeln!(anstream::stdout(), "{line}").context("cannot print the result")
+}
+
+/// Tells something on the way. That nobody listens any more is no reason to stop.
+pub(crate) fn tell(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "netgpu: {line}");
 }
 
 /// A SHA-256 in hexadecimal, for clap.
@@ -67,7 +78,7 @@ impl Meter {
         let start = Instant::now();
         let progress = if json {
             Progress::Nothing
-        } else if std::io::stderr().is_terminal() {
+        } else if io::stderr().is_terminal() {
             Progress::Bar(bar(direction, total))
         } else {
             Progress::Lines {
@@ -109,7 +120,9 @@ impl Meter {
                         ..
                     } = self;
                     let rate = gigabits(*bytes, start.elapsed());
-                    eprintln!("netgpu: {direction} {bytes} bytes so far, {rate:.2} Gbit/s");
+                    tell(format_args!(
+                        "{direction} {bytes} bytes so far, {rate:.2} Gbit/s"
+                    ));
                 }
             }
             Progress::Nothing => {}

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::device::{Rings, Snapshot, Standing};
+use crate::report;
 use crate::style::COMMAND;
 
 #[derive(Args)]
@@ -61,11 +62,12 @@ pub(crate) fn set_up(arguments: &Arguments) -> Result<()> {
     };
     report.print(arguments.json, "is set up already")?;
     if !arguments.json {
-        anstream::println!(
+        let steer = format!(
             "receive queue {queue} is for netgpu; steer connections to it, for example those to port 5000:\n  \
              {COMMAND}ethtool -N {device} flow-type tcp4 dst-port 5000 action {queue}{COMMAND:#}\n\
              and undo all but such rules:\n  {COMMAND}netgpu restore {device}{COMMAND:#}"
         );
+        report::print(steer)?;
     }
     Ok(())
 }
@@ -86,8 +88,7 @@ pub(crate) fn restore(arguments: &RestoreArguments) -> Result<()> {
 impl Report<'_> {
     fn print(&self, json: bool, nothing: &str) -> Result<()> {
         if json {
-            println!("{}", serde_json::to_string(self)?);
-            return Ok(());
+            return report::print(serde_json::to_string(self)?);
         }
         for Change {
             setting,
@@ -95,10 +96,13 @@ impl Report<'_> {
             now,
         } in &self.changes
         {
-            println!("{}: {setting} {now} (was {before})", self.device);
+            report::print(format_args!(
+                "{}: {setting} {now} (was {before})",
+                self.device
+            ))?;
         }
         if self.changes.is_empty() {
-            println!("{} {nothing}", self.device);
+            report::print(format_args!("{} {nothing}", self.device))?;
         }
         Ok(())
     }

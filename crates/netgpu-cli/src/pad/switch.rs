@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::{cgroup, program};
+use crate::report;
 
 const BPF: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
@@ -29,19 +30,16 @@ pub(super) struct State {
 impl State {
     pub(super) fn print(&self, json: bool) -> Result<()> {
         if json {
-            println!("{}", serde_json::to_string(self)?);
-            return Ok(());
+            return report::print(serde_json::to_string(self)?);
         }
         let cgroup = self.cgroup.display();
-        match (self.on, self.changed) {
-            (true, true) => println!(
-                "{cgroup}: connections that are made from now on have headers of full length"
-            ),
-            (true, false) => println!("{cgroup}: is on already"),
-            (false, true) => println!("{cgroup}: headers are as long as they need be"),
-            (false, false) => println!("{cgroup}: is off already"),
-        }
-        Ok(())
+        let what = match (self.on, self.changed) {
+            (true, true) => "connections that are made from now on have headers of full length",
+            (true, false) => "is on already",
+            (false, true) => "headers are as long as they need be",
+            (false, false) => "is off already",
+        };
+        report::print(format_args!("{cgroup}: {what}"))
     }
 }
 
