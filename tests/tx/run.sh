@@ -143,6 +143,27 @@ peer_goes() {
 	until_true 10 pinned_is "$pinned_at_first"
 }
 
+# ... and so it does when it has handed over everything and the kernel has yet to send it: the window of a peer that does not read is shut.
+peer_goes_at_the_end() {
+	local rc=0
+	head -c 100000 "$work/32M" >"$work/short"
+	peer_receiver "$(address peer 4 6010)"
+	kill -STOP "$peer"
+	sender "$(address peer 4 6010)" "$work/short" --verify "$(sha256sum <"$work/short" | cut -d' ' -f1)"
+	until_true 20 half_closed 6010
+	kill -KILL "$peer"
+	until_true 20 gone "$sender"
+	wait "$sender" || rc=$?
+	[ "$rc" != 0 ] || fail "the sender takes it for sent: $(cat "$work/send.out")"
+	grep -q 'before the peer had acknowledged' "$work/send.err" || fail "$(cat "$work/send.err")"
+	until_true 10 pinned_is "$pinned_at_first"
+}
+
+# half_closed PORT: the last that we send there is on its way.
+half_closed() {
+	[ -n "$(ss -Htn state fin-wait-1 "dport = :$1")" ]
+}
+
 interrupted() {
 	local rc=0
 	peer_receiver "$(address peer 4 6007)"
@@ -208,7 +229,7 @@ nothing_is_left() {
 	check_log
 }
 
-plan 20
+plan 21
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -229,6 +250,7 @@ run sleeps_beside_unread_bytes
 run lossy_cable
 run peer_goes TERM
 run peer_goes KILL
+run peer_goes_at_the_end
 run interrupted
 run both_ways
 run refused

@@ -115,11 +115,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .stream()
         .shutdown(Shutdown::Write)
         .context("cannot close the sending side")?;
-    // What a device may still read must stay as it is, and the peer has everything when all sends have finished.
+    // What a device may still read must stay as it is.
     while socket.in_flight() > 0 {
         if socket.try_completion()?.is_none() {
             pause()?;
         }
+    }
+    // Sends finish when the peer has acknowledged them, and when the connection is gone.
+    let error = socket.stream().take_error();
+    if let Some(error) = error.context("cannot ask what became of the connection")? {
+        return Err(error)
+            .context("the connection failed before the peer had acknowledged all that was sent");
     }
 
     let counters = socket.statistics()?;
@@ -138,7 +144,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let summary = meter.finish(zero_copy, copied);
     tracing::info!("{counters:?}");
-    println!("{}", summary.line(arguments.json));
+    report::print(summary.line(arguments.json))?;
     summary.verify(arguments.verify.as_deref())
 }
 
