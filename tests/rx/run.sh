@@ -54,6 +54,8 @@ larger_than_the_region() {
 into_a_file() {
 	local bytes=8388608
 	nic_mtu 1500
+	# There is a longer one.
+	head -c 9000000 /dev/zero >"$work/file"
 	receiver "$(address ours 4 5003)" --memory 1M --output "$work/file"
 	peer_sender plain "$(address ours 4 5003)" --bytes $bytes
 	finished "$receiver" 60 "$work/recv.err"
@@ -144,6 +146,8 @@ two_receivers() {
 	mv "$work/recv.out" "$work/first.out"
 	peer_sender padded "$(address ours 4 5008)" --bytes $bytes --seed 8
 	first_peer=$peer
+	# It has opened the file that is given to the next one.
+	until_true 20 peer_connected
 	mv "$work/peer.out" "$work/first_peer.out"
 	receiver "$(address ours 4 5009)" --queue 2
 	peer_sender padded "$(address ours 4 5009)" --bytes $bytes --seed 9
@@ -242,7 +246,58 @@ refused() {
 	grep -q nosuch0 "$work/recv.err" || fail "the message does not name the device"
 	netgpu recv --dev "$NETGPU_DEV" --queue 4000 --listen 5011 2>"$work/recv.err" && fail "there is no queue 4000"
 	grep -q 4000 "$work/recv.err" || fail "the message does not name the queue"
+	echo precious >"$work/file"
+	netgpu recv --dev nosuch0 --listen 5011 --output "$work/file" 2>"$work/recv.err" && fail "netgpu received on nosuch0"
+	netgpu recv --dev "$NETGPU_DEV" --queue 4000 --listen 5011 --output "$work/file" 2>"$work/recv.err" && fail "there is no queue 4000"
+	equal "a file that nothing was received into" "$(cat "$work/file")" precious
+	rm "$work/file"
 	equal "settings" "$(nic_settings)" "$before"
+}
+
+# All is put back, though nobody reads any more what is said about it.
+not_listened_to() {
+	local before rc=0
+	before=$(nic_settings)
+	mkfifo "$work/said"
+	netgpu -v recv --dev "$NETGPU_DEV" --listen 5017 2>"$work/said" 9>&- &
+	receiver=$!
+	defer reap "$receiver"
+	# Up to the last line before it waits.
+	grep -q "listening on" "$work/said"
+	rm "$work/said"
+	kill -INT "$receiver"
+	until_true 20 gone "$receiver"
+	wait "$receiver" || rc=$?
+	equal "exit status" "$rc" 130
+	equal "settings" "$(nic_settings)" "$before"
+}
+
+# What came before the connection broke is in the file: what is on the ring, and what TCP still has then.
+broken_connection() {
+	local rc=0 count stalled_at
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	exec 9<>"$work/pipe"
+	receiver "$(address ours 4 5018)" --memory 1M --output "$work/pipe"
+	peer_sender plain "$(address ours 4 5018)" --bytes 10000000
+	# Nobody reads the pipe.
+	until_true 20 peer_connected
+	stalls peer_acked
+	count=$(($(received) + $(ss -Htn state established "sport = :5018" | awk '{ print $1 }')))
+	ss -HK state established "sport = :5018" >/dev/null
+	drain cat >"$work/file"
+	until_true 20 gone "$receiver"
+	wait "$receiver" || rc=$?
+	wait "$reader"
+	[ "$rc" != 0 ] || fail "it did not see that the connection broke"
+	equal "bytes in the file" "$(wc -c <"$work/file")" "$count"
+}
+
+# received: bytes that have come to the only region.
+received() {
+	local line
+	line=$(grep -h '^region ' /sys/kernel/debug/netgpu/*)
+	echo $(($(field "$line" rx_zerocopy) + $(field "$line" rx_copied)))
 }
 
 # Buffers that this device, or the module, does not have.
@@ -260,7 +315,7 @@ refused_buffers() {
 	equal "settings" "$(nic_settings)" "$before"
 }
 
-plan 27
+plan 29
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -288,5 +343,7 @@ run put_back_by_the_last second
 run put_back_after_kill
 run refused
 run refused_buffers
+run not_listened_to
+run broken_connection
 run nothing_is_left
 finish

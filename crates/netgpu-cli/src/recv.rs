@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `netgpu recv`: one TCP connection into registered memory.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
@@ -57,11 +57,19 @@ pub(crate) struct Arguments {
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(port) = text.parse() {
-        return Ok(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
+    let address = match text.parse() {
+        Ok(port) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+        Err(_) => text
+            .parse()
+            .map_err(|_| format!("{text:?} is neither PORT nor ADDRESS:PORT"))?,
+    };
+    if address.port() == 0 {
+        return Err(
+            "connections are steered to the queue by their port, so it has to be said: 1 to 65535"
+                .into(),
+        );
     }
-    text.parse()
-        .map_err(|_| format!("{text:?} is neither PORT nor ADDRESS:PORT"))
+    Ok(address)
 }
 
 /// Memory that is registered if nothing is said.
@@ -100,14 +108,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     queue.donate(whole)?;
 
     let listener = listen(arguments, region.len())?;
-    eprintln!(
-        "netgpu: listening on {}, receive queue {} of {}",
-        listener
-            .local_addr()
-            .context("cannot tell the listening address")?,
+    report::tell(format_args!(
+        "listening on {}, receive queue {} of {}",
+        arguments.listen,
         queue.number(),
         arguments.dev
-    );
+    ));
     let (stream, peer) = accept(listener, &signals)?;
     tracing::info!("connection from {peer}");
 
@@ -116,6 +122,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ..SocketConfig::default()
     };
     let mut socket = context.attach_socket(stream, config)?;
+    // Not before: whatever failed until here has left the file as it was.
+    output.clear()?;
     let hash = arguments.sha256 || arguments.verify.is_some();
     let mut meter = Meter::start(Direction::Rx, None, hash, arguments.json);
     let mut pieces: Vec<Piece> = Vec::with_capacity(BATCH);
@@ -123,14 +131,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut copy = vec![0; buffer_size];
     loop {
         signals.check()?;
+        // What came before an error is for the output, too.
         let ended = loop {
-            match socket.try_recv()? {
-                Received::Piece(piece) => pieces.push(piece),
-                Received::Nothing => break false,
-                Received::End => break true,
+            match socket.try_recv() {
+                Ok(Received::Piece(piece)) => pieces.push(piece),
+                Ok(Received::Nothing) => break Ok(false),
+                Ok(Received::End) => break Ok(true),
+                Err(error) => break Err(error),
             }
             if pieces.len() == BATCH {
-                break false;
+                break Ok(false);
             }
         };
         if region.is_host() {
@@ -154,7 +164,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let idle = pieces.is_empty();
         // Back to the kernel.
         pieces.clear();
-        if ended {
+        if ended? {
             break;
         }
         if idle {
@@ -173,7 +183,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let summary = meter.finish(zero_copy, copied);
     tracing::info!("{counters:?} {:?}", queue.statistics()?);
-    output.print(&summary.line(arguments.json));
+    output.print(&summary.line(arguments.json))?;
     summary.verify(arguments.verify.as_deref())
 }
 
@@ -232,7 +242,12 @@ impl Output {
             let stdout = io::stdout().as_fd().try_clone_to_owned();
             Some(stdout.context("cannot use stdout")?.into())
         } else {
-            Some(File::create(path).with_context(|| format!("cannot create {}", path.display()))?)
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path);
+            Some(file.with_context(|| format!("cannot write to {}", path.display()))?)
         };
         let mut waits = false;
         if let Some(file) = &file {
@@ -253,6 +268,17 @@ impl Output {
         self.file.is_some()
     }
 
+    /// Drops what was in the file.
+    fn clear(&self) -> Result<()> {
+        match &self.file {
+            // What stdout is, and where in it, is the shell's business.
+            Some(file) if !self.waits && !self.is_stdout => {
+                file.set_len(0).context("cannot empty the output file")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes straight from registered memory.
     fn write(&mut self, pieces: &[impl Deref<Target = [u8]>], signals: &Signals) -> Result<()> {
         const WHAT: &str = "cannot write the output";
@@ -268,20 +294,36 @@ impl Output {
             .iter()
             .flat_map(|piece| piece.chunks(rustix::pipe::PIPE_BUF))
         {
-            signals.wait(&*file, PollFlags::OUT)?;
-            file.write_all(part).context(WHAT)?;
+            let mut rest = part;
+            while !rest.is_empty() {
+                signals.wait(&*file, PollFlags::OUT)?;
+                match file.write(rest) {
+                    Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero)).context(WHAT),
+                    Ok(count) => rest = &rest[count..],
+                    // Where it does not wait, there may be less room than was said.
+                    Err(error) if is_for_later(&error) => {}
+                    Err(error) => return Err(error).context(WHAT),
+                }
+            }
         }
         Ok(())
     }
 
     /// Prints a line of results where it does not get into the data.
-    fn print(&self, line: &str) {
+    fn print(&self, line: &str) -> Result<()> {
         if self.is_stdout {
-            eprintln!("{line}");
+            writeln!(io::stderr(), "{line}").context("cannot print the result")
         } else {
-            println!("{line}");
+            report::print(line)
         }
     }
+}
+
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+    )
 }
 
 fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
@@ -317,6 +359,10 @@ mod tests {
         );
         assert!(listen_address("eth0").is_err());
         assert!(listen_address("70000").is_err());
+        for nowhere in ["0", "192.0.2.1:0", "[::]:0"] {
+            let error = listen_address(nowhere).expect_err("nothing can be steered");
+            assert!(error.contains("1 to 65535"), "{error}");
+        }
     }
 
     #[test]
