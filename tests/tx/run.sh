@@ -155,7 +155,7 @@ peer_goes_at_the_end() {
 	until_true 20 gone "$sender"
 	wait "$sender" || rc=$?
 	[ "$rc" != 0 ] || fail "the sender takes it for sent: $(cat "$work/send.out")"
-	grep -q 'before the peer had acknowledged' "$work/send.err" || fail "$(cat "$work/send.err")"
+	grep -q 'has not acknowledged all' "$work/send.err" || fail "$(cat "$work/send.err")"
 	until_true 10 pinned_is "$pinned_at_first"
 }
 

@@ -122,11 +122,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     // Sends finish when the peer has acknowledged them, and when the connection is gone.
-    let error = socket.stream().take_error();
-    if let Some(error) = error.context("cannot ask what became of the connection")? {
-        return Err(error)
-            .context("the connection failed before the peer had acknowledged all that was sent");
-    }
+    socket
+        .check()
+        .context("the peer has not acknowledged all that was sent")?;
 
     let counters = socket.statistics()?;
     let copied = counters.tx_copied;
