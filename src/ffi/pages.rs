@@ -3,7 +3,8 @@
 //! Memory as network memory of a device.
 //!
 //! A buffer's references are counted in its net_iov: one for each fragment of a received packet, one for each count of user
-//! space, one for the free list or the socket that copies into it.
+//! space, one for the free list or the socket that copies into it. A packet that was given a head of its own while it had a clone is not among
+//! them: the clone has the reference, and the packet one to the context, as those have that are sent.
 
 use super::{
     abi,
@@ -660,19 +661,19 @@ impl<'a> Buffer<'a> {
 ///
 /// # Safety
 ///
-/// `niov` is a buffer of ours, and a fragment of a packet that is there for `'a` refers to it.
+/// `niov` is a buffer of ours, and a packet that is there for `'a` has a reference to it.
 #[inline(always)]
 pub(super) unsafe fn queue_of<'a>(niov: *const abi::net_iov) -> Option<&'a Queue> {
     // SAFETY: By this function's requirements. A pool, which is of a queue of ours, and the queue, which that holds, are there until
-    // the last fragment of the buffer is gone.
+    // the last reference to the buffer is gone.
     unsafe {
         let pool = (&raw const (*niov).desc.pp).read_volatile();
         pool.as_ref().map(|pool| &*pool.mp_priv.cast::<Queue>())
     }
 }
 
-/// What the stack does with fragments that are not of a receive pool, unless their send holds the memory for them: each holds the
-/// context, and is counted if the memory can be taken back.
+/// What the stack does with fragments that have no reference of a receive pool, unless their send holds the memory for them: each holds
+/// the context, and is counted if the memory can be taken back.
 static AREA_OPS: abi::net_iov_area_ops = abi::net_iov_area_ops {
     get: Some(niov_get),
     put: Some(niov_put),

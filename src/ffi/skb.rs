@@ -48,7 +48,7 @@ pub(crate) enum Piece<'a> {
     Part(Part<'a>),
     /// Kernel memory.
     Bytes(&'a [u8]),
-    /// Memory that the context has nothing to do with.
+    /// Memory that the context has nothing to do with, or that the packet does not hold.
     Foreign,
 }
 
@@ -77,9 +77,15 @@ impl<'a> Pieces<'a> {
             )
         };
         // SAFETY: As above.
-        let head = unsafe { core::slice::from_raw_parts((*self.skb).data, head as usize) };
+        let (head, holds) = unsafe {
+            (
+                core::slice::from_raw_parts((*self.skb).data, head as usize),
+                (*self.skb).pp_recycle() != 0,
+            )
+        };
         PieceIter {
             context,
+            holds,
             head,
             frags: frags.iter(),
             start: head.len() as u32,
@@ -94,6 +100,9 @@ impl<'a> Pieces<'a> {
 #[derive(Clone)]
 pub(crate) struct PieceIter<'a> {
     context: &'a Late<Context>,
+    /// Whether each fragment that is a buffer has a reference to it, and not only to what that lies in. Who gets a head of its own (NAT, a
+    /// mirror, IP options) while there is a clone has none: the clone keeps those, and when it goes the NIC gets the buffers back.
+    holds: bool,
     head: &'a [u8],
     frags: core::slice::Iter<'a, abi::skb_frag_t>,
     /// Where in the packet the next of `frags` starts.
@@ -128,7 +137,7 @@ impl<'a> PieceIter<'a> {
             index,
             offset: frag.offset + offset,
             len,
-            // SAFETY: As above, and it is one of ours.
+            // SAFETY: As above, it is one of ours, and `find()` has seen that the packet has a reference to each of those.
             queue: unsafe { queue_of(niov) },
         })
     }
@@ -141,7 +150,7 @@ impl<'a> PieceIter<'a> {
         let niov = niov_of(frag.netmem)?;
         // SAFETY: The packet holds its fragments.
         let index = unsafe { part.attachment.map.index_of(niov) }?;
-        // SAFETY: As above, and it is one of ours.
+        // SAFETY: As above, and it is one of ours. As there was a `part`, the packet has a reference to it: see `frag()`.
         let queue = unsafe { queue_of(niov) };
         if queue.map(core::ptr::from_ref) != part.queue.map(core::ptr::from_ref) {
             return None;
@@ -166,13 +175,16 @@ impl<'a> PieceIter<'a> {
         self.clone().next()
     }
 
-    /// The buffer that is `niov`, if it is one of the context.
+    /// The buffer that is `niov`, if it is one of the context and the packet has a reference to it.
     ///
     /// # Safety
     ///
-    /// The packet holds it.
+    /// It is there for as long as the packet.
     #[cold]
     unsafe fn find(&mut self, niov: *const abi::net_iov) -> Option<(&'a Attachment, u32)> {
+        if !self.holds {
+            return None;
+        }
         // SAFETY: By this function's requirements.
         let buffer = unsafe { Buffer::of(niov) }?;
         let attachment = buffer.attachment_of(self.context)?;

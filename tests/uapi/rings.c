@@ -6,6 +6,7 @@
 #include "helpers.h"
 #include "kselftest_harness.h"
 
+#include <linux/bpf.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -202,6 +203,73 @@ TEST_F(rings, signed_afterwards)
 	ASSERT_EQ(0, sign(self->r.pair[0], false));
 	EXPECT_EQ(8000U, gather(&self->r, got, 8000));
 	EXPECT_EQ(8000U, pattern_match(got, 0, 8000));
+}
+
+/* A link that holds a program which has a clone of each packet that comes leave by our port again, and the packet get a head of its own. */
+static int mirror(void)
+{
+	struct bpf_insn insns[] = {
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_2, .imm = nic_index() },
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_3, .imm = 0 },
+		{ .code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_clone_redirect },
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = TCX_PASS },
+		{ .code = BPF_JMP | BPF_EXIT },
+	};
+	union bpf_attr program = { .prog_type = BPF_PROG_TYPE_SCHED_CLS };
+
+	return bpf_attach(&program, insns, ARRAY_LEN(insns), BPF_TCX_INGRESS, nic_index(), 0);
+}
+
+/*
+ * Once the clones have left, nothing keeps the NIC from filling the buffers anew: what was in them before cannot be delivered, and what is
+ * in them now is not this connection's next bytes.
+ */
+TEST_F(rings, mirrored)
+{
+	struct netgpu_attach_socket a;
+	static char chunk[1 << 16];
+	struct netgpu_rx_entry e;
+	struct sockaddr_in local;
+	socklen_t len = sizeof(local);
+	size_t sent = 0, got = 0;
+	int link, other[2];
+	struct view rx;
+	long long quiet;
+	char byte;
+
+	ASSERT_EQ(0, tcp_pair(AF_INET, other));
+	link = mirror();
+	ASSERT_LE(0, link) TH_LOG("%s", strerror(-link));
+	for (quiet = now_ms() + 1000; now_ms() < quiet;) {
+		ssize_t n;
+
+		pattern_fill(chunk, sent, sizeof(chunk));
+		n = send(self->r.pair[1], chunk, sizeof(chunk), MSG_DONTWAIT);
+		if (n > 0) {
+			sent += n;
+			quiet = now_ms() + 1000;
+		} else {
+			pause_for_others();
+		}
+		ASSERT_GT(256U << 20, sent) TH_LOG("the sender never stops");
+	}
+	close(link);
+	EXPECT_TRUE(WAIT_FOR(recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT) < 0 && errno == EFAULT, 5000));
+	while (take(&self->r.rx, &e)) {
+		ASSERT_EQ(e.len, pattern_match((void *)(uintptr_t)e.addr, got, e.len)) TH_LOG("after %zu bytes", got);
+		got += e.len;
+		give(&self->r.fill, e.addr);
+	}
+	EXPECT_GT(sent, got);
+	/* Others get what is theirs in the same buffers. */
+	ASSERT_EQ(0, getsockname(other[0], (struct sockaddr *)&local, &len));
+	ASSERT_EQ(0, sh("ethtool -N %s flow-type tcp4 dst-port %u action %d loc 10", nic_name(), ntohs(local.sin_port), self->queue));
+	ASSERT_EQ(0, ng_attach_socket(self->r.fd, other[0], RING, 0, &a));
+	map(&rx, self->r.fd, a.rx_mmap_offset, a.rx_mmap_len, RING);
+	EXPECT_EQ(4U << 20, transfer(other[0], other[1], &self->r.fill, &rx, 4 << 20));
+	close(other[0]);
+	close(other[1]);
+	EXPECT_EQ(0, sh("ethtool -N %s delete 10", nic_name()));
 }
 
 /* A reader that holds its share gets no more until it has given some back. */

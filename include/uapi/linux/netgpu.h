@@ -336,7 +336,10 @@ struct netgpu_open_queue {
  * sockets with an rx ring. Up to an eighth of the donated buffers, at most 128,
  * are kept for copies of what did not come through a queue of the context. Only
  * buffers that the CPU can write are; when there are bytes to copy and no region
- * of the context has such buffers, recv(2) answers -EOPNOTSUPP.
+ * of the context has such buffers, recv(2) answers -EOPNOTSUPP. When the next
+ * bytes cannot be delivered at all it answers -EFAULT, for good: they lie in
+ * memory that is not the context's, or something in the kernel has cloned their
+ * packet and changed it.
  *
  * With a completion ring, sendmsg(2) with MSG_ZEROCOPY sends from the context's
  * regions: -EFAULT when some byte lies outside, -ENOBUFS while as many sends
