@@ -416,10 +416,6 @@ unsafe fn start(attach: &Attach<'_>) -> Result {
         },
         GFP_KERNEL_ACCOUNT,
     )?;
-    if bound == 0 {
-        // SAFETY: As above.
-        to_result(unsafe { abi::sock_bindtoindex(sk, ifindex, false) })?;
-    }
 
     let ulp = KBox::into_raw(ulp);
     // SAFETY: By this function's requirements. The protocol is the copy of the one that the socket has, and `release()` takes
@@ -436,10 +432,14 @@ unsafe fn start(attach: &Attach<'_>) -> Result {
         ) {
             set_ulp_data(sk, core::ptr::null_mut());
             drop(KBox::from_raw(ulp));
-            // A command that fails changes nothing.
-            let _ = abi::sock_bindtoindex(sk, bound, false);
             return Err(EBUSY);
         }
+    }
+    if bound == 0 {
+        // Last, as a command that fails changes nothing, and who may bind a socket may not undo that. Whoever has it may bind one that is
+        // bound to nothing, to a device that there is: this does not fail.
+        // SAFETY: As above.
+        let _ = unsafe { abi::sock_bindtoindex(sk, ifindex, false) };
     }
     // SAFETY: By this function's requirements, and attached just now.
     socket::attached(&mut unsafe { LockedSocket::new(attach.sk, &*ulp) });

@@ -11,6 +11,7 @@ cd "$(dirname "$0")" || exit 1
 plan 9
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
+modprobe taker || echo "# modprobe taker failed"
 programs_start_pinned=$(pinned_pages)
 
 program device ./device
@@ -23,6 +24,7 @@ program rings ./rings
 
 nothing_is_left() {
 	until_true 10 pinned_is "$programs_start_pinned"
+	rmmod taker
 	until_true 10 module_unload
 	nic_ping
 	check_log

@@ -2,10 +2,12 @@
 /* Sockets: which can be attached, what attaching changes, and sending. Needs the ports. */
 #include "helpers.h"
 #include "kselftest_harness.h"
+#include "taker.h"
 
 #include <linux/io_uring.h>
 #include <linux/tls.h>
 #include <linux/userfaultfd.h>
+#include <net/if.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -134,6 +136,27 @@ TEST_F(sock, tls_afterwards)
 	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
 	EXPECT_EQ(-1, setsockopt(self->pair[0], SOL_TCP, TCP_ULP, "tls", sizeof("tls")));
 	EXPECT_EQ(EEXIST, errno);
+}
+
+/* Another part of the kernel has it: attaching changes nothing then, whoever asks. */
+TEST_F(sock, taken)
+{
+	int taker = open(TAKER_PATH, O_RDWR | O_CLOEXEC);
+	struct netgpu_attach_socket a;
+	char name[IFNAMSIZ];
+	socklen_t len = sizeof(name);
+
+	ASSERT_EQ(0, ioctl(taker, TAKER_TAKE, &self->pair[0]));
+	ASSERT_EQ(0, become_nobody());
+	EXPECT_EQ(-EBUSY, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	ASSERT_EQ(0, getsockopt(self->pair[0], SOL_SOCKET, SO_BINDTODEVICE, name, &len));
+	EXPECT_EQ(0U, len) TH_LOG("it is bound to %s", name);
+	ASSERT_EQ(0, ioctl(taker, TAKER_GIVE_BACK));
+	EXPECT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	len = sizeof(name);
+	ASSERT_EQ(0, getsockopt(self->pair[0], SOL_SOCKET, SO_BINDTODEVICE, name, &len));
+	EXPECT_STREQ(nic_name(), name);
+	close(taker);
 }
 
 /* The ULP is not for setsockopt(2): it comes with a context only. */
