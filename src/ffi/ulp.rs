@@ -142,30 +142,47 @@ impl Ulp {
     }
 }
 
-/// Writes the socket's callback and protocol, which are looked at without its lock, and whose its callback is. False: it is another's
-/// than `from`, and nothing was written.
+/// Makes a socket ours: protocol and callback, which are looked at without its lock, and whose the callback is. False: it is another's
+/// already, and nothing was written.
 ///
 /// # Safety
 ///
-/// `sk` is there and locked; callback and protocol will do for it.
-unsafe fn install(
-    sk: *mut abi::sock,
-    data_ready: Option<DataReady>,
-    proto: *const abi::proto,
-    from: *mut c_void,
-    to: *mut c_void,
-) -> bool {
+/// `sk` is there and locked. `ulp` hangs on it, and `proto` will do for it.
+unsafe fn take(sk: *mut abi::sock, ulp: *mut Ulp, proto: *const abi::proto) -> bool {
     // SAFETY: By this function's requirements.
     unsafe {
         abi::netgpu_write_lock_bh(&raw mut (*sk).sk_callback_lock);
-        let free = (*sk).sk_user_data == from;
+        let free = (*sk).sk_user_data.is_null();
         if free {
-            (&raw mut (*sk).sk_user_data).write_volatile(to);
-            (*sk).sk_data_ready = data_ready;
+            (&raw mut (*sk).sk_user_data).write_volatile(owner(ulp));
+            (*sk).sk_data_ready = Some(data_ready);
             (&raw mut (*sk).__sk_common.skc_prot).write_volatile(proto.cast_mut());
         }
         abi::netgpu_write_unlock_bh(&raw mut (*sk).sk_callback_lock);
         free
+    }
+}
+
+/// The opposite of [`take`]. Nobody else writes the protocol while the socket has a ULP. Its callback others have taken without a look at
+/// whose it is, as iSCSI does; they have it yet, or have put ours there again.
+///
+/// # Safety
+///
+/// `sk` is there and locked, and has been taken. `ulp` hangs on it.
+unsafe fn give_back(sk: *mut abi::sock, ulp: &Ulp) {
+    let ours = owner(core::ptr::from_ref(ulp).cast_mut());
+    // SAFETY: By this function's requirements; the socket gets back what it had.
+    unsafe {
+        abi::netgpu_write_lock_bh(&raw mut (*sk).sk_callback_lock);
+        if (*sk).sk_user_data == ours {
+            (&raw mut (*sk).sk_user_data).write_volatile(core::ptr::null_mut());
+        }
+        let is_ours = |here| core::ptr::fn_addr_eq::<DataReady, DataReady>(here, data_ready);
+        if (*sk).sk_data_ready.is_some_and(is_ours) {
+            (*sk).sk_data_ready = ulp.data_ready;
+        }
+        (&raw mut (*sk).__sk_common.skc_prot).write_volatile(ulp.base.cast_mut());
+        abi::netgpu_write_unlock_bh(&raw mut (*sk).sk_callback_lock);
     }
 }
 
@@ -422,14 +439,7 @@ unsafe fn start(attach: &Attach<'_>) -> Result {
     // back what hangs on the socket from here on.
     unsafe {
         set_ulp_data(sk, ulp);
-        let (data_ready, proto): (DataReady, _) = (data_ready, proto.ours.get().cast());
-        if !install(
-            sk,
-            Some(data_ready),
-            proto,
-            core::ptr::null_mut(),
-            owner(ulp),
-        ) {
+        if !take(sk, ulp, proto.ours.get().cast()) {
             set_ulp_data(sk, core::ptr::null_mut());
             drop(KBox::from_raw(ulp));
             return Err(EBUSY);
@@ -461,18 +471,8 @@ impl LockedSocket<'_> {
     /// The socket is an ordinary one again. Returns the context that it holds no longer.
     pub(super) fn detach(mut self) -> Option<Late<Context>> {
         let ulp = self.ulp;
-        let ours = owner(core::ptr::from_ref(ulp).cast_mut());
-        // Ours as long as we say so.
-        // SAFETY: By the type invariants; the socket gets back what it had.
-        unsafe {
-            install(
-                self.as_raw(),
-                ulp.data_ready,
-                ulp.base,
-                ours,
-                core::ptr::null_mut(),
-            );
-        }
+        // SAFETY: By the type invariants.
+        unsafe { give_back(self.as_raw(), ulp) };
         ulp.attached.store(false, Relaxed);
         socket::detached(&mut self)
     }
@@ -593,12 +593,13 @@ unsafe extern "C" fn sock_is_readable(sk: *mut abi::sock) -> abi::bool_ {
 ///
 /// # Safety
 ///
-/// `sk` is attached. Its lock is held: by softirq, or owned by the task that works off the backlog.
+/// `sk` has been attached; others may have put this there again since it was detached, see [`give_back`]. Its lock is held: by softirq, or
+/// owned by the task that works off the backlog.
 unsafe extern "C" fn data_ready(sk: *mut abi::sock) {
     // SAFETY: By this function's requirements.
     let (sk, ulp) = unsafe { Ulp::of(sk) };
-    if let Some(soon) = &ulp.soon {
-        // SAFETY: By this function's requirements.
+    if let (Some(soon), true) = (&ulp.soon, ulp.is_attached()) {
+        // SAFETY: By this function's requirements, and it is attached.
         soon.ready(&mut unsafe { LockedSocket::new(sk, ulp) });
     } else {
         // SAFETY: By this function's requirements.

@@ -159,6 +159,59 @@ TEST_F(sock, taken)
 	close(taker);
 }
 
+/* Another part of the kernel takes one that is attached, and gives it back: closing it does what it always does. */
+TEST_F(sock, taken_in_between)
+{
+	int taker = open(TAKER_PATH, O_RDWR | O_CLOEXEC);
+	struct netgpu_attach_socket a;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, self->pair[0], RING, RING, &a));
+	ASSERT_EQ(0, ioctl(taker, TAKER_TAKE, &self->pair[0]));
+	ASSERT_EQ(0, ioctl(taker, TAKER_GIVE_BACK));
+	close(self->pair[0]);
+	self->pair[0] = -1;
+	EXPECT_EQ(-ENOENT, ng_detach_socket(self->fd, a.id));
+	close(taker);
+}
+
+/* It is detached before it is given back, and an ordinary socket afterwards: what comes wakes who waits for it. */
+TEST_F(sock, taken_when_detached)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int taker = open(TAKER_PATH, O_RDWR | O_CLOEXEC), listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), other, status;
+	struct netgpu_attach_socket a;
+	socklen_t len = sizeof(addr);
+	pid_t child;
+
+	ASSERT_EQ(0, ng_attach_socket(self->fd, fd, RING, RING, &a));
+	ASSERT_EQ(0, ioctl(taker, TAKER_TAKE, &fd));
+	EXPECT_EQ(0, ng_detach_socket(self->fd, a.id));
+	ASSERT_EQ(0, ioctl(taker, TAKER_GIVE_BACK));
+	close(taker);
+	ASSERT_EQ(0, setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "", 0));
+	ASSERT_EQ(0, bind(listener, (struct sockaddr *)&addr, len));
+	ASSERT_EQ(0, listen(listener, 1));
+	ASSERT_EQ(0, getsockname(listener, (struct sockaddr *)&addr, &len));
+	ASSERT_EQ(0, connect(fd, (struct sockaddr *)&addr, len));
+	other = accept(listener, NULL, NULL);
+	ASSERT_LE(0, other);
+	child = fork();
+	if (!child) {
+		struct pollfd p = { .fd = fd, .events = POLLIN };
+
+		_exit(poll(&p, 1, 5000) != 1);
+	}
+	/* It waits. */
+	usleep(200000);
+	ASSERT_EQ(5, send(other, "hello", 5, 0));
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	close(fd);
+	close(other);
+	close(listener);
+}
+
 /* The ULP is not for setsockopt(2): it comes with a context only. */
 TEST_F(sock, ulp_by_name)
 {
