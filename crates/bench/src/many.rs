@@ -39,8 +39,11 @@ fn many_files() -> Result<()> {
 }
 
 /// Where the connections of the queue with that number, from 0 on, are accepted.
-fn address_of(first: SocketAddr, queue: usize) -> SocketAddr {
-    SocketAddr::new(first.ip(), first.port() + queue as u16)
+fn address_of(first: SocketAddr, queue: usize) -> Result<SocketAddr> {
+    let port = usize::from(first.port()) + queue;
+    let port = u16::try_from(port)
+        .with_context(|| format!("there is no port {port}; begin further below 65535"))?;
+    Ok(SocketAddr::new(first.ip(), port))
 }
 
 /// Connects so many times, and sends in turn.
@@ -48,7 +51,7 @@ pub(crate) fn send(arguments: &SendMany) -> Result<()> {
     many_files()?;
     let mut streams = Vec::new();
     for n in 0..arguments.sockets {
-        let address = address_of(arguments.address, n % arguments.queues);
+        let address = address_of(arguments.address, n % arguments.queues)?;
         streams.push(
             TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?,
         );
@@ -131,7 +134,7 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
     }
     // With the queues, and not before them: what comes earlier lies in the kernel's memory, and is copied.
     let listeners = (0..arguments.queues)
-        .map(|n| TcpListener::bind(address_of(arguments.listen, n)).context("cannot listen"))
+        .map(|n| TcpListener::bind(address_of(arguments.listen, n)?).context("cannot listen"))
         .collect::<Result<Vec<_>>>()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut ends = Vec::new();
@@ -174,4 +177,17 @@ pub(crate) fn recv(arguments: &Recv) -> Result<()> {
     let label = label(arguments);
     measurement.finish(&label, Per::Packet(payload(label.mtu)?), None);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_come_to_an_end() {
+        let first = "[::1]:65535".parse().expect("an address");
+        assert_eq!(address_of(first, 0).expect("the last port"), first);
+        let error = address_of(first, 1).expect_err("there are no more");
+        assert!(error.to_string().contains("65536"), "{error}");
+    }
 }

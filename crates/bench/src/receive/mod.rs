@@ -55,6 +55,9 @@ pub(crate) fn run(arguments: &Recv) -> Result<()> {
 const CHUNK: usize = 256 << 10;
 /// Bytes of memory that payload comes to, unless asked for otherwise.
 const MEMORY: usize = 64 << 20;
+
+/// What is wrong where there is nothing to be measured.
+const NOTHING: &str = "nothing came: the peer has closed the connection at once";
 /// Bytes of a page, which a buffer has unless asked for otherwise.
 pub(crate) const PAGE: usize = 4096;
 /// How long a queue may take to be free: what a process had is let go of after its end.
@@ -112,13 +115,14 @@ fn stream<P: Receive>(arguments: &Recv) -> Result<()> {
         let mut check = Check::default();
         while path.receive(&mut check)? {}
         drop(progress);
-        ensure!(check.position > 0, "nothing came");
+        ensure!(check.position > 0, NOTHING);
         eprintln!("{} receives {} bytes as sent", label.path, check.position);
         return Ok(());
     }
     while path.receive(&mut measurement)? {}
     drop(progress);
     let bytes = measurement.bytes();
+    ensure!(bytes > 0, NOTHING);
     measurement.finish(&label, common.per(), common.rate_mbit);
     if !common.peer
         && let Some(copied) = path.copied()?
@@ -159,7 +163,7 @@ fn first<P: Receive>(arguments: &Recv, label: &Label<'_>) -> Result<()> {
     peer.write_all(&[1])?;
     let mut total = Total::default();
     while total.0 == 0 && path.receive(&mut total)? {}
-    ensure!(total.0 > 0, "nothing came");
+    ensure!(total.0 > 0, NOTHING);
     let start = measurement.set_up().context("this path has no set-up")?;
     label.row("first-packet-ms", start.elapsed().as_secs_f64() * 1e3);
     while path.receive(&mut total)? {}
@@ -192,7 +196,7 @@ fn listen(arguments: &Recv) -> Result<TcpListener> {
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let memory = arguments
         .buffers
-        .map_or(MEMORY, |count| count * arguments.buffer_size);
+        .map_or(MEMORY, |count| count.saturating_mul(arguments.buffer_size));
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, memory / 4 / 2)
         .context("cannot set the receive buffer")?;
     eprintln!("netgpu: listening on {}", arguments.listen);

@@ -87,8 +87,11 @@ pub(crate) fn open_queues(
         "so few buffers do not make so many regions"
     );
     // Of each region each queue has so much.
-    let share = buffers / arguments.regions * arguments.buffer_size;
-    let len = share * queues.len();
+    let share = (buffers / arguments.regions).checked_mul(arguments.buffer_size);
+    let len = share.and_then(|share| share.checked_mul(queues.len()));
+    let (share, len) = share
+        .zip(len)
+        .context("so many buffers, of that size, are more than there are addresses")?;
     let size = Size::for_buffers(arguments.buffer_size);
     let memory = (0..arguments.regions)
         .map(|_| arguments.common.memory.allocate(len, size, measurement))

@@ -111,17 +111,24 @@ fn stream<P: Send>(arguments: &Arguments, name: &str) -> Result<()> {
         tag: &common.tag,
         json: common.json,
     };
+    let slots = Slots::new(common.message.unwrap_or(CHUNK));
+    let messages = arguments.bytes / slots.message as u64;
+    ensure!(
+        messages > 0,
+        "{} bytes are less than one message, of {}",
+        arguments.bytes,
+        slots.message
+    );
     let stream = connect(arguments)?;
     let progress = progress::show(&stream, &label, common.peer)?;
     if arguments.wait {
         let _ = (&stream).read(&mut [0])?;
     }
-    let slots = Slots::new(common.message.unwrap_or(CHUNK));
     let mut measurement = Measurement::new(common.peer, common.message);
     let mut path = P::open(arguments, stream, slots, &mut measurement)?;
     let mut data = common.verify.then(|| vec![0; slots.message]);
     let mut position = 0;
-    for _ in 0..arguments.bytes / slots.message as u64 {
+    for _ in 0..messages {
         if let Some(data) = &mut data {
             pattern::fill(&mut position, data);
         }
