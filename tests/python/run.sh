@@ -41,6 +41,22 @@ receive() {
 	rm "$work/file" "$work/got"
 }
 
+# A stdout that takes no more, and has a buffer that says so, is the end: nothing of what came goes missing in silence.
+receive_into_a_full_pipe() {
+	listening -c 'import os, sys
+unread, out = os.pipe()
+os.set_inheritable(unread, True)
+os.dup2(out, 1)
+os.set_blocking(1, False)
+del os.environ["PYTHONUNBUFFERED"]
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])' receive.py --asyncio "$NETGPU_DEV" 1 5001
+	peer_sender plain "$(address ours 4 5001)" --bytes $bytes
+	until_true 60 gone "$ours"
+	! wait "$ours" || fail "it is content"
+	grep -q BlockingIOError "$work/ours.err" || fail "$(cat "$work/ours.err")"
+	! grep -q zero-copy "$work/ours.err" || fail "it has received to the end, and written a part"
+}
+
 send() {
 	plain-peer make "$work/file" --bytes $bytes
 	peer_receiver "$(address peer 4 5002)" --output "$work/got"
@@ -83,7 +99,7 @@ documented() {
 	head -c 1048576 /dev/zero | tr '\0' '*' | cmp - "$work/got" || fail "other bytes came than were sent"
 }
 
-plan 9
+plan 10
 nic_up
 nic_steer 1 5001
 ethtool -G "$NETGPU_DEV" tcp-data-split on
@@ -93,6 +109,7 @@ run types_are_told
 program host $python host.py
 run receive receive.py "$NETGPU_DEV" 1 5001
 run receive receive.py --asyncio "$NETGPU_DEV" 1 5001
+run receive_into_a_full_pipe
 run send
 run cut_off
 run documented
