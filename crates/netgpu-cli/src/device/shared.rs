@@ -255,7 +255,7 @@ impl<S: Settings> Share<S> {
         Ok(queues)
     }
 
-    /// What is to be put back, if that is written down and can be read.
+    /// What is to be put back, if that is written down.
     fn load(&self) -> Result<Option<State>> {
         read(&self.dir.join(STATE))
     }
@@ -265,10 +265,16 @@ impl<S: Settings> Share<S> {
     }
 }
 
-/// The content of a file, if it is there and can be understood.
+/// The content of a file, if it is there.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
-        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| {
+            format!(
+                "cannot understand {path}, which is perhaps of another version of netgpu: let that one restore the device, or \
+                 forget what the device was like with `rm {path}`",
+                path = path.display()
+            )
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -469,5 +475,25 @@ mod tests {
         share.leave().expect("it can leave");
         assert_eq!(device.borrow().table, [2, 2, 2, 2]);
         assert_eq!(device.borrow().rings, OFF);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_not_taken_for_nothing() {
+        for (name, table) in [(STATE, [0, 1, 2, 2]), (SETUP, [0, 1, 2, 3])] {
+            let (dir, device) = device(&table);
+            let folder = dir.path().join("eth0");
+            fs::create_dir(&folder).expect("it can be made");
+            fs::write(folder.join(name), "{\"of\":\"another version\"}").expect("it can be made");
+            let before = device.borrow().clone();
+            let error = join(&dir, &device, 3).err().expect("it is not understood");
+            let said = crate::chain(&error);
+            assert!(
+                said.contains(&format!("rm {}", folder.join(name).display())),
+                "{said}"
+            );
+            assert_eq!(*device.borrow(), before);
+            fs::remove_file(folder.join(name)).expect("it is there");
+            join(&dir, &device, 3).expect("nothing is in the way");
+        }
     }
 }

@@ -433,6 +433,26 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_understood_is_not_taken_for_nothing() {
+        let (dir, device) = (folder(), plain());
+        standing(&dir, &device).set_up(None).expect("it can be");
+        let ready = device.borrow().clone();
+        for name in [SETUP, "state.json"] {
+            let file = dir.path().join("eth0").join(name);
+            let text = fs::read(&file).expect("it is there");
+            fs::write(&file, "{}").expect("it can be written");
+            let error = Standing::open_at(device.clone(), "eth0", dir.path().join("eth0"))
+                .and_then(|mut standing| standing.restore())
+                .expect_err("it is not understood");
+            let said = crate::chain(&error);
+            assert!(said.contains(&format!("rm {}", file.display())), "{said}");
+            assert_eq!(*device.borrow(), ready);
+            fs::write(&file, text).expect("it can be written");
+        }
+        standing(&dir, &device).restore().expect("it can be");
+    }
+
+    #[test]
     fn what_others_have_set_since_stays() {
         let (dir, device) = (folder(), plain());
         standing(&dir, &device).set_up(None).expect("it can be");
