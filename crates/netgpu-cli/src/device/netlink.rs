@@ -79,6 +79,24 @@ pub(crate) struct Rings {
     pub(crate) split_threshold: Option<u32>,
 }
 
+impl Rings {
+    /// These with `before` for each that is still as it was `set`.
+    pub(super) fn unset(self, set: Self, before: Self) -> Self {
+        Self {
+            data_split: if self.data_split == set.data_split {
+                before.data_split
+            } else {
+                self.data_split
+            },
+            split_threshold: if self.split_threshold == set.split_threshold {
+                before.split_threshold
+            } else {
+                self.split_threshold
+            },
+        }
+    }
+}
+
 /// Channels of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Channels {

@@ -42,8 +42,10 @@ pub(crate) trait Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     rings: Rings,
+    /// As the receivers set them. Others are somebody else's will, and stay.
+    rings_set: Rings,
     rss: Vec<u32>,
-    /// The table as the receivers set it. Another one is somebody else's will, and stays.
+    /// The table, likewise.
     rss_set: Vec<u32>,
 }
 
@@ -131,14 +133,18 @@ impl<S: Settings> Share<S> {
         let rss = settings
             .rss_table()
             .with_context(|| format!("cannot read the RSS table of {device}"))?;
-        let mut state = match self.load()? {
-            Some(state) if rings.data_split == DataSplit::On => state,
-            _ => State {
-                rings,
-                rss: rss.clone(),
-                rss_set: rss.clone(),
-            },
+        let split = Rings {
+            data_split: DataSplit::On,
+            split_threshold: rings.split_threshold.map(|_| 0),
         };
+        let mut state = self.load()?.unwrap_or_else(|| State {
+            rings,
+            rings_set: split,
+            rss: rss.clone(),
+            rss_set: rss.clone(),
+        });
+        state.rings = rings.unset(state.rings_set, state.rings);
+        state.rings_set = split;
         if rss != state.rss_set {
             state.rss.clone_from(&rss);
         }
@@ -151,10 +157,6 @@ impl<S: Settings> Share<S> {
         // Before the changes: who finds the file and not the table knows that we came no further.
         self.store(&state)?;
 
-        let split = Rings {
-            data_split: DataSplit::On,
-            split_threshold: rings.split_threshold.map(|_| 0),
-        };
         settings.set_rings(split).with_context(|| {
             format!(
                 "cannot turn header split on at {device} (`ethtool -G {device} tcp-data-split on`); on some devices \
@@ -214,8 +216,10 @@ impl<S: Settings> Share<S> {
         if !others.is_empty() {
             return self.store(&state);
         }
-        if settings.rings()? != state.rings {
-            settings.set_rings(state.rings)?;
+        let rings = settings.rings()?;
+        let before = rings.unset(state.rings_set, state.rings);
+        if rings != before {
+            settings.set_rings(before)?;
         }
         remove(&self.dir.join(STATE))
     }
@@ -475,6 +479,31 @@ mod tests {
         share.leave().expect("it can leave");
         assert_eq!(device.borrow().table, [2, 2, 2, 2]);
         assert_eq!(device.borrow().rings, OFF);
+        // Each of the ring settings by itself, also where another receiver came after.
+        for (data_split, split_threshold) in [(DataSplit::Off, 0), (DataSplit::On, 100)] {
+            for again in [false, true] {
+                let (dir, device) = self::device(&[0, 1, 2, 3]);
+                device.borrow_mut().rings.data_split = DataSplit::Unknown;
+                let mut shares = vec![join(&dir, &device, 3).expect("queue 3")];
+                device.borrow_mut().rings = Rings {
+                    data_split,
+                    split_threshold: Some(split_threshold),
+                };
+                if again {
+                    shares.push(join(&dir, &device, 2).expect("queue 2"));
+                }
+                for share in shares {
+                    share.leave().expect("it can leave");
+                }
+                let wanted = if data_split == DataSplit::On {
+                    (DataSplit::Unknown, Some(100))
+                } else {
+                    (DataSplit::Off, OFF.split_threshold)
+                };
+                let rings = device.borrow().rings;
+                assert_eq!((rings.data_split, rings.split_threshold), wanted, "{again}");
+            }
+        }
     }
 
     #[test]

@@ -351,6 +351,19 @@ mod tests {
     }
 
     #[test]
+    fn after_others_have_turned_the_split_off_it_still_knows_how_the_device_was() {
+        let (dir, device) = (folder(), fake::device(4, &EVENLY));
+        standing(&dir, &device).set_up(None).expect("it can be");
+        device.borrow_mut().rings.data_split = DataSplit::Off;
+        standing(&dir, &device).set_up(None).expect("it can be");
+        assert!(is_ready(&device.borrow(), 3));
+        standing(&dir, &device).restore().expect("it can be");
+        let device = device.borrow();
+        assert_eq!(device.table, EVENLY);
+        assert_eq!(device.rings.data_split, DataSplit::Off);
+    }
+
+    #[test]
     fn wherever_it_is_interrupted_it_can_be_restored() {
         let mut steps = 0;
         loop {
