@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::netlink::{Ethtool, Rings};
+use super::netlink::{DataSplit, Ethtool, Rings};
 use super::shared::{self, SETUP, Settings, Share};
 
 /// Steering rules; drivers differ in whether they take them while it is off.
@@ -96,7 +96,7 @@ impl<S: Settings> Standing<S> {
     }
 
     /// Sets the device up, with `queue` or else the last receive queue for netgpu, which it returns. Done again, it sets what is not set
-    /// any more. When it fails, nothing is changed by what it has done.
+    /// any more. When it fails the first time, nothing is changed by what it has done.
     pub(crate) fn set_up(&mut self, queue: Option<u32>) -> Result<u32> {
         let device = self.share.device.clone();
         if let Some(Record { queue: taken, .. }) = self.record
@@ -110,7 +110,7 @@ impl<S: Settings> Standing<S> {
         let done = self.change(queue);
         if done.is_err()
             && fresh
-            && let Err(error) = self.restore()
+            && let Err(error) = self.undo()
         {
             tracing::warn!(
                 "{device} could not be put back ({}); `netgpu restore {device}` tries again",
@@ -181,6 +181,10 @@ impl<S: Settings> Standing<S> {
             let Err(error) = self.share.enter() else {
                 return Ok(queue);
             };
+            // Where the split is there, they do not help.
+            if self.share.settings.rings()?.data_split == DataSplit::On {
+                return Err(error);
+            }
             let mut changed = false;
             for (name, on) in remedies.by_ref() {
                 changed = self.set_feature(name, on)?;
@@ -222,13 +226,19 @@ impl<S: Settings> Standing<S> {
     /// Undoes all of it. Can be done again when it fails, and where nothing was set up; there it puts back what receivers have left
     /// that were killed.
     pub(crate) fn restore(&mut self) -> Result<()> {
-        let Self { share, record, .. } = self;
-        let device = &share.device;
-        if let Some(queue) = share.receivers()?.first() {
+        if let Some(queue) = self.share.receivers()?.first() {
             bail!(
-                "receive queue {queue} of {device} is in use by `netgpu recv`; restore the device when that has ended"
+                "receive queue {queue} of {} is in use by `netgpu recv`; restore the device when that has ended",
+                self.share.device
             );
         }
+        self.undo()
+    }
+
+    /// Undoes all of it but what receivers need.
+    fn undo(&mut self) -> Result<()> {
+        let Self { share, record, .. } = self;
+        let device = &share.device;
         let what =
             || format!("cannot put back all settings of {device}; what is left can be tried again");
         share.put_back().with_context(what)?;
@@ -267,7 +277,6 @@ impl<S: Settings> Standing<S> {
 #[cfg(test)]
 mod tests {
     use super::super::fake::{self, Device, Shared};
-    use super::super::netlink::DataSplit;
     use super::*;
 
     const EVENLY: [u32; 8] = [0, 1, 2, 3, 0, 1, 2, 3];
@@ -417,6 +426,33 @@ mod tests {
             .set_up(Some(7))
             .expect_err("there is none");
         assert!(error.to_string().contains("combined 8"), "{error}");
+    }
+
+    /// What the folder holds.
+    fn contents(dir: &tempfile::TempDir) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut all: Vec<_> = fs::read_dir(dir.path().join("eth0"))
+            .expect("it is there")
+            .map(|entry| entry.expect("it can be read").path())
+            .map(|path| (path.clone(), fs::read(path).expect("it can be read")))
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_refusal_beside_a_receiver_changes_nothing() {
+        let (dir, device) = (folder(), fake::device(2, &[0, 1, 0, 1, 0, 1, 0, 1]));
+        device.borrow_mut().features.active.insert("rx-lro".into());
+        let before = device.borrow().clone();
+        let receiver = receiver(&dir, &device, 1);
+        let during = (device.borrow().clone(), contents(&dir));
+        let error = standing(&dir, &device)
+            .set_up(Some(0))
+            .expect_err("no queue would be left");
+        assert!(error.to_string().contains("would be taken"), "{error}");
+        assert_eq!((device.borrow().clone(), contents(&dir)), during);
+        receiver.leave().expect("it can leave");
+        assert_eq!(*device.borrow(), before);
     }
 
     #[test]
