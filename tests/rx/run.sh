@@ -219,6 +219,35 @@ put_back_by_the_last() {
 	equal "settings" "$(nic_settings)" "$before"
 }
 
+# A port goes to one receiver: another one is refused, whichever queue and address it asks for, and takes nothing from the first.
+port_in_use() {
+	local bytes=33554432 before during queue address reader
+	[ "$(nic_queues)" -ge 3 ] || skip "it takes three receive queues, the port has $(nic_queues)"
+	before=$(nic_settings)
+	mkfifo "$work/pipe"
+	defer rm "$work/pipe"
+	exec 9<>"$work/pipe"
+	receiver "$(address ours 4 5019)" --queue 1 --memory 4M --output "$work/pipe"
+	peer_sender plain "$(address ours 4 5019)" --bytes $bytes
+	until_true 20 peer_connected
+	during=$(nic_settings)
+	for queue in 2 1; do
+		for address in 5019 "$(address ours 4 5019)"; do
+			# It would listen, and wait.
+			timeout 10 netgpu recv --dev "$NETGPU_DEV" --queue $queue --listen "$address" 2>"$work/second.err" &&
+				fail "two receivers of a port"
+			grep -q "TCP port 5019 .* receive queue 1 .*; choose another port" "$work/second.err" || fail "$(cat "$work/second.err")"
+			equal "settings" "$(nic_settings)" "$during"
+		done
+	done
+	drain sha256sum >"$work/sum"
+	finished "$receiver" 60 "$work/recv.err"
+	finished "$peer" 10 "$work/peer.err"
+	finished "$reader" 20 "$work/sum"
+	equal "sha256" "$(cut -d' ' -f1 "$work/sum")" "$(field "$(cat "$work/peer.out")" sha256)"
+	equal "settings" "$(nic_settings)" "$before"
+}
+
 # What a receiver that was killed has left behind, short of its steering rule.
 put_back_after_kill() {
 	local before
@@ -315,7 +344,7 @@ refused_buffers() {
 	equal "settings" "$(nic_settings)" "$before"
 }
 
-plan 29
+plan 30
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -340,6 +369,7 @@ run put_back INT
 run put_back TERM
 run put_back_by_the_last first
 run put_back_by_the_last second
+run port_in_use
 run put_back_after_kill
 run refused
 run refused_buffers

@@ -64,7 +64,7 @@ impl Prepared {
             queue,
             undo: Vec::new(),
         };
-        prepared.share(device)?;
+        prepared.share(device, address)?;
         prepared.steer(device, address)?;
         Ok(prepared)
     }
@@ -75,8 +75,8 @@ impl Prepared {
     }
 
     /// Header split on, and no other connections on the queue.
-    fn share(&mut self, device: &str) -> Result<()> {
-        let share = Share::join(device, self.queue)?;
+    fn share(&mut self, device: &str, address: SocketAddr) -> Result<()> {
+        let share = Share::join(device, self.queue, address)?;
         self.undo(format!("header split and RSS of {device}"), move || {
             share.leave()
         });

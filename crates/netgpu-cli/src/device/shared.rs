@@ -2,11 +2,13 @@
 //! Settings of a device that its receivers have in common: header split, and which queues RSS leaves out.
 //!
 //! Receivers are processes of their own that come and go in any order, some by SIGKILL. What the device was like before
-//! the first of them lies in a file below `/run/netgpu/`, together with a file for each receiver, which it holds locked
-//! (flock(2)) as long as it lives. The last one to leave puts the device back; a receiver that was killed is put back
+//! the first of them lies in a file below `/run/netgpu/`, together with a file for each receiver, which has its address, and which it
+//! holds locked (flock(2)) as long as it lives. The last one to leave puts the device back; a receiver that was killed is put back
 //! after by the next. `netgpu setup` takes part like a receiver, by a file that lasts until `netgpu restore`.
 
 use std::fs::{self, File, TryLockError};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -71,14 +73,27 @@ pub(super) fn folder_of(device: &str) -> Result<PathBuf> {
 }
 
 impl Share<Ethtool> {
-    /// Turns header split on at `device`, and takes `queue` out of its RSS table, beside what other receivers need.
-    pub(crate) fn join(device: &str, queue: u32) -> Result<Self> {
-        Self::join_at(Ethtool::open(device)?, device, folder_of(device)?, queue)
+    /// Turns header split on at `device`, and takes `queue` out of its RSS table, beside what other receivers need. Connections to
+    /// `address` are to come to that queue, which nobody else must want.
+    pub(crate) fn join(device: &str, queue: u32, address: SocketAddr) -> Result<Self> {
+        Self::join_at(
+            Ethtool::open(device)?,
+            device,
+            folder_of(device)?,
+            queue,
+            address,
+        )
     }
 }
 
 impl<S: Settings> Share<S> {
-    pub(super) fn join_at(settings: S, device: &str, dir: PathBuf, queue: u32) -> Result<Self> {
+    pub(super) fn join_at(
+        settings: S,
+        device: &str,
+        dir: PathBuf,
+        queue: u32,
+        address: SocketAddr,
+    ) -> Result<Self> {
         fs::create_dir_all(&dir).with_context(|| {
             format!(
                 "cannot create {}; setting up a device takes root",
@@ -86,20 +101,28 @@ impl<S: Settings> Share<S> {
             )
         })?;
         let _exclusive = lock(&dir)?;
-        let path = receiver_file(&dir, queue);
-        let alive =
-            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        match alive.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+        for other in receivers(&dir)? {
+            if other.address.is_some_and(|other| overlap(other, address)) {
+                bail!(
+                    "TCP port {} of {device} goes to receive queue {} for another `netgpu recv`; choose another port with --listen",
+                    address.port(),
+                    other.queue
+                );
+            }
+            if other.queue == queue {
                 bail!(
                     "receive queue {queue} of {device} is in use by another netgpu; choose one with --queue"
-                )
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                );
             }
         }
+        let path = receiver_file(&dir, queue);
+        let alive = File::create(&path)
+            .and_then(|mut file| {
+                file.lock()?;
+                write!(file, "{address}")?;
+                Ok(file)
+            })
+            .with_context(|| format!("cannot make and lock {}", path.display()))?;
         let share = Self {
             settings,
             device: device.to_owned(),
@@ -234,29 +257,11 @@ impl<S: Settings> Share<S> {
         Ok(queues)
     }
 
-    /// The queues of the other receivers. Forgets those that were killed.
+    /// The queues of the other receivers.
     pub(super) fn receivers(&self) -> Result<Vec<u32>> {
-        let what = || format!("cannot look into {}", self.dir.display());
-        let mut queues = Vec::new();
-        for entry in fs::read_dir(&self.dir).with_context(what)? {
-            let entry = entry.with_context(what)?;
-            let name = entry.file_name();
-            let Some(queue) = name
-                .to_str()
-                .and_then(|name| name.strip_prefix(RECEIVER)?.parse().ok())
-            else {
-                continue;
-            };
-            if entry.path() == self.file {
-                continue;
-            }
-            match File::open(entry.path()).with_context(what)?.try_lock() {
-                Err(TryLockError::WouldBlock) => queues.push(queue),
-                Err(TryLockError::Error(error)) => return Err(error).with_context(what),
-                Ok(()) => remove(&entry.path())?,
-            }
-        }
-        Ok(queues)
+        let all = receivers(&self.dir)?.into_iter();
+        let others = all.filter(|one| receiver_file(&self.dir, one.queue) != self.file);
+        Ok(others.map(|one| one.queue).collect())
     }
 
     /// What is to be put back, if that is written down.
@@ -302,6 +307,48 @@ struct Taken {
 const STATE: &str = "state.json";
 pub(super) const SETUP: &str = "setup.json";
 const RECEIVER: &str = "queue-";
+
+/// A receiver that lives.
+struct Receiver {
+    queue: u32,
+    /// Where it listens, or has listened for its one connection. [`None`]: it is of a version of netgpu that does not tell.
+    address: Option<SocketAddr>,
+}
+
+/// All receivers, by who has locked the folder. Forgets those that were killed.
+fn receivers(dir: &Path) -> Result<Vec<Receiver>> {
+    let what = || format!("cannot look into {}", dir.display());
+    let mut receivers = Vec::new();
+    for entry in fs::read_dir(dir).with_context(what)? {
+        let entry = entry.with_context(what)?;
+        let name = entry.file_name();
+        let Some(queue) = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(RECEIVER)?.parse().ok())
+        else {
+            continue;
+        };
+        let mut file = File::open(entry.path()).with_context(what)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let mut address = String::new();
+                file.read_to_string(&mut address).with_context(what)?;
+                let address = address.parse().ok();
+                receivers.push(Receiver { queue, address });
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(what),
+            Ok(()) => remove(&entry.path())?,
+        }
+    }
+    Ok(receivers)
+}
+
+/// Whether a connection can be to both addresses. Those of IPv6 are of IPv6 only.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
 
 fn receiver_file(dir: &Path, queue: u32) -> PathBuf {
     dir.join(format!("{RECEIVER}{queue}"))
@@ -399,7 +446,23 @@ mod tests {
     }
 
     fn join(dir: &tempfile::TempDir, device: &Shared, queue: u32) -> Result<Share<Shared>> {
-        Share::join_at(device.clone(), "eth0", dir.path().join("eth0"), queue)
+        join_for(dir, device, queue, &format!("0.0.0.0:{}", 5000 + queue))
+    }
+
+    fn join_for(
+        dir: &tempfile::TempDir,
+        device: &Shared,
+        queue: u32,
+        address: &str,
+    ) -> Result<Share<Shared>> {
+        let address = address.parse().expect("it is one");
+        Share::join_at(
+            device.clone(),
+            "eth0",
+            dir.path().join("eth0"),
+            queue,
+            address,
+        )
     }
 
     #[test]
@@ -444,13 +507,54 @@ mod tests {
         let (dir, device) = device(&[0, 1, 2, 3]);
         let first = join(&dir, &device, 3).expect("queue 3");
         let during = device.borrow().clone();
-        let refused = join(&dir, &device, 3)
+        let refused = join_for(&dir, &device, 3, "0.0.0.0:1")
             .err()
             .expect("it is in use")
             .to_string();
         assert!(refused.contains("queue 3 of eth0 is in use"), "{refused}");
         assert_eq!(*device.borrow(), during);
         first.leave().expect("it can leave");
+    }
+
+    #[test]
+    fn a_port_has_one_receiver() {
+        let any = "0.0.0.0:5000";
+        let taken = [
+            (any, any),
+            (any, "192.0.2.1:5000"),
+            ("192.0.2.1:5000", any),
+            ("[::]:5000", "[2001:db8::1]:5000"),
+        ];
+        for (first, second) in taken {
+            let (dir, device) = device(&[0, 1, 2, 3]);
+            let share = join_for(&dir, &device, 3, first).expect("queue 3");
+            let during = device.borrow().clone();
+            for queue in [2, 3] {
+                let refused = join_for(&dir, &device, queue, second)
+                    .err()
+                    .expect("it is taken")
+                    .to_string();
+                assert!(
+                    refused.contains("port 5000 of eth0 goes to receive queue 3"),
+                    "{refused}"
+                );
+                assert_eq!(*device.borrow(), during);
+            }
+            // Killed.
+            drop(share);
+            join_for(&dir, &device, 2, second).expect("it is free");
+        }
+        let free = [
+            (any, "0.0.0.0:5001"),
+            (any, "[::]:5000"),
+            ("192.0.2.1:5000", "192.0.2.2:5000"),
+        ];
+        for (first, second) in free {
+            let (dir, device) = device(&[0, 1, 2, 3]);
+            let first = join_for(&dir, &device, 3, first).expect("queue 3");
+            join_for(&dir, &device, 2, second).expect("it is free");
+            first.leave().expect("it can leave");
+        }
     }
 
     #[test]

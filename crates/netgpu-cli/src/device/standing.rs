@@ -290,7 +290,15 @@ mod tests {
     }
 
     fn receiver(dir: &tempfile::TempDir, device: &Shared, queue: u32) -> Share<Shared> {
-        Share::join_at(device.clone(), "eth0", dir.path().join("eth0"), queue).expect("it joins")
+        let address = ([0, 0, 0, 0], 5000).into();
+        Share::join_at(
+            device.clone(),
+            "eth0",
+            dir.path().join("eth0"),
+            queue,
+            address,
+        )
+        .expect("it joins")
     }
 
     /// One queue, LRO on, so that everything has to be changed.
