@@ -248,6 +248,31 @@ port_in_use() {
 	equal "settings" "$(nic_settings)" "$before"
 }
 
+# rule_at LOCATION PORT: such a rule of somebody else, to another queue.
+rule_at() {
+	ethtool -N "$NETGPU_DEV" flow-type tcp4 dst-port "$2" action 0 loc "$1" >/dev/null
+}
+
+# A rule that is not ours any more is left alone: another one in its place, and none.
+rules_of_others() {
+	local location
+	receiver 5020
+	location=$(ethtool -n "$NETGPU_DEV" | sed -n 's/^Filter: //p')
+	ethtool -N "$NETGPU_DEV" delete "$location"
+	rule_at "$location" 5021
+	defer quietly ethtool -N "$NETGPU_DEV" delete "$location"
+	kill -INT "$receiver"
+	until_true 10 gone "$receiver"
+	ethtool -n "$NETGPU_DEV" | grep -q 'Dest port: 5021' || fail "the rule of somebody else was deleted"
+	# Ours takes its place, is deleted, and nothing comes back.
+	receiver 5021
+	ethtool -n "$NETGPU_DEV" rule "$location" | grep -q "Direct to queue $(($(nic_queues) - 1))" || fail "it was not replaced"
+	ethtool -N "$NETGPU_DEV" delete "$location"
+	kill -INT "$receiver"
+	until_true 10 gone "$receiver"
+	! ethtool -n "$NETGPU_DEV" | grep '^Filter:' || fail "the above came back"
+}
+
 # What a receiver that was killed has left behind, short of its steering rule.
 put_back_after_kill() {
 	local before
@@ -344,7 +369,7 @@ refused_buffers() {
 	equal "settings" "$(nic_settings)" "$before"
 }
 
-plan 30
+plan 31
 nic_up
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -370,6 +395,7 @@ run put_back TERM
 run put_back_by_the_last first
 run put_back_by_the_last second
 run port_in_use
+run rules_of_others
 run put_back_after_kill
 run refused
 run refused_buffers

@@ -93,15 +93,25 @@ impl Prepared {
             )
         };
         let rules = Rules::open(device).with_context(failed)?;
-        let before = rules.steer(address, self.queue).with_context(failed)?;
+        let folder = shared::folder_of(device)?;
+        // Two that look for a free place at once would find the same.
+        let _exclusive = shared::lock(&folder)?;
+        let steered = rules.steer(address, self.queue).with_context(failed)?;
         tracing::info!(
             "{device}: TCP port {} steered to queue {}",
             address.port(),
             self.queue
         );
-        self.undo(format!("the steering rules of {device}"), move || {
-            Ok(rules.restore(before)?)
-        });
+        if let Some(steered) = steered {
+            let what = format!("the steering rules of {device}");
+            self.undo(what.clone(), move || {
+                let _exclusive = shared::lock(&folder)?;
+                if !rules.restore(steered)? {
+                    tracing::warn!("{what} were changed meanwhile and stay as they are");
+                }
+                Ok(())
+            });
+        }
         Ok(())
     }
 

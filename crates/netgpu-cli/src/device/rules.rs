@@ -69,19 +69,13 @@ const _: () = assert!(size_of::<RxNfc>() == 188 + 4 * MOST_RULES);
 // keeps within `RxNfc`. All of it is integers.
 unsafe impl Request for RxNfc {}
 
-/// A rule as it is in the device, to be put back or taken out.
+/// A rule that [`Rules::steer`] has made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rule(FlowSpec);
-
-/// What was there before [`Rules::steer`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Before {
-    /// No rule for these packets; ours is the one given.
-    None(Rule),
-    /// A rule that did the same.
-    Same,
-    /// A rule for the same packets with another destination, which ours has replaced.
-    Other(Rule),
+pub(crate) struct Steered {
+    /// As the device tells of it.
+    ours: FlowSpec,
+    /// The one that it has replaced: for the same packets, with another destination.
+    replaced: Option<FlowSpec>,
 }
 
 /// The rules of one device.
@@ -105,8 +99,8 @@ impl Rules {
 
     /// Sends TCP packets for the port of `address`, and for its host unless that is unspecified, to a receive queue.
     ///
-    /// A rule for exactly these packets that is there already, perhaps of a run that was killed, is replaced.
-    pub(crate) fn steer(&self, address: SocketAddr, queue: u32) -> io::Result<Before> {
+    /// A rule for exactly these packets that is there already, perhaps of a run that was killed, is replaced. [`None`]: it does the same.
+    pub(crate) fn steer(&self, address: SocketAddr, queue: u32) -> io::Result<Option<Steered>> {
         let mut wanted = flow(address, queue);
         let (rules, any_location, size) = self.list()?;
         let same_packets = rules.iter().find(|rule| {
@@ -114,7 +108,7 @@ impl Rules {
                 && rule.mask_ext == wanted.mask_ext
         });
         wanted.location = match same_packets {
-            Some(rule) if rule.ring_cookie == wanted.ring_cookie => return Ok(Before::Same),
+            Some(rule) if rule.ring_cookie == wanted.ring_cookie => return Ok(None),
             Some(rule) => rule.location,
             None if any_location => RX_CLS_LOC_ANY,
             // As ethtool(8) does: from the end, where the rules of lowest priority are.
@@ -124,23 +118,29 @@ impl Rules {
                 .ok_or(io::ErrorKind::StorageFull)?,
         };
         let placed = self.insert(wanted)?;
-        Ok(match same_packets {
-            Some(rule) => Before::Other(Rule(*rule)),
-            None => Before::None(Rule(placed)),
-        })
+        Ok(Some(Steered {
+            // What a driver does not keep of a rule, it does not tell.
+            ours: self.at(placed.location).unwrap_or(placed),
+            replaced: same_packets.copied(),
+        }))
     }
 
-    /// Puts back what was there before [`Rules::steer`].
-    pub(crate) fn restore(&self, before: Before) -> io::Result<()> {
-        match before {
-            Before::Same => Ok(()),
-            Before::Other(Rule(rule)) => self.insert(rule).map(drop),
-            Before::None(Rule(rule)) => {
+    /// Puts back what was there before [`Rules::steer`]. Tells whether it could: what is not our rule any more stays.
+    pub(crate) fn restore(&self, steered: Steered) -> io::Result<bool> {
+        let Steered { ours, replaced } = steered;
+        let (rules, ..) = self.list()?;
+        if !rules.contains(&ours) {
+            return Ok(false);
+        }
+        match replaced {
+            Some(rule) => drop(self.insert(rule)?),
+            None => {
                 let mut request = request(ETHTOOL_SRXCLSRLDEL);
-                request.fs.location = rule.location;
-                self.device.call(&mut *request)
+                request.fs.location = ours.location;
+                self.device.call(&mut *request)?;
             }
         }
+        Ok(true)
     }
 
     fn insert(&self, rule: FlowSpec) -> io::Result<FlowSpec> {
@@ -149,6 +149,14 @@ impl Rules {
         self.device.call(&mut *request)?;
         // Where the driver chose the location, it is here now.
         Ok(request.fs)
+    }
+
+    /// The rule at a location.
+    fn at(&self, location: u32) -> io::Result<FlowSpec> {
+        let mut one = request(ETHTOOL_GRXCLSRULE);
+        one.fs.location = location;
+        self.device.call(&mut *one)?;
+        Ok(one.fs)
     }
 
     /// All rules, whether the driver chooses locations, and the number of locations.
@@ -167,12 +175,7 @@ impl Rules {
         self.device.call(&mut *listed)?;
         let size = u32::try_from(listed.data & !RX_CLS_LOC_SPECIAL).unwrap_or(u32::MAX);
         let locations = &listed.rule_locs[..(listed.rule_cnt as usize).min(MOST_RULES)];
-        let rules = locations.iter().map(|&location| {
-            let mut one = request(ETHTOOL_GRXCLSRULE);
-            one.fs.location = location;
-            self.device.call(&mut *one)?;
-            Ok(one.fs)
-        });
+        let rules = locations.iter().map(|&location| self.at(location));
         Ok((rules.collect::<io::Result<_>>()?, any_location, size))
     }
 }
