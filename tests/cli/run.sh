@@ -359,7 +359,8 @@ on_a_terminal() {
 	defer rm "$work/keys"
 	exec 8<>"$work/keys"
 	nothing_yet "$work/screen"
-	script -qefc "sh $work/session" /dev/null <&8 >"$work/screen" 2>&1 8>&- 9>&- &
+	# What runs in the background has SIGINT ignored, and so would what it starts.
+	script -qefc "env --default-signal=INT sh $work/session" /dev/null <&8 >"$work/screen" 2>&1 8>&- 9>&- &
 	terminal=$!
 	defer reap "$terminal"
 }
@@ -476,6 +477,68 @@ pad_a_cgroup() {
 	equal "a command" "$(netgpu pad run sh -c 'cat /proc/self/cgroup' | sed 's/-[0-9]*$//')" "0::/netgpu-pad"
 }
 
+# tidies: a program that writes the signals that come to $work/tidied, and ends with 3 a moment after the first.
+tidies() {
+	cat >"$work/tidies" <<-END
+		for signal in INT TERM HUP USR1; do trap "echo \$signal >>$work/tidied" \$signal; done
+		echo ready >"$work/ready"
+		until [ -e "$work/tidied" ]; do sleep 0.1; done
+		sleep 0.5
+		exit 3
+	END
+	rm -f "$work/tidied" "$work/ready"
+}
+
+no_group_is_left() {
+	! find /sys/fs/cgroup -name 'netgpu-pad-*' | grep .
+}
+
+# Ctrl-C at a terminal goes to the command as well; it need not be told.
+pad_on_a_terminal() {
+	tidies
+	on_a_terminal netgpu pad sh "$work/tidies"
+	until_true 20 [ -e "$work/ready" ]
+	printf '\003' >&8
+	until_true 20 gone "$terminal"
+	has "$work/screen" "status 3"
+	equal "signals" "$(cat "$work/tidied")" INT
+	until_true 2 no_group_is_left
+}
+
+# A terminal that hangs up tells only who has it.
+pad_of_a_terminal_that_hangs_up() {
+	local terminal
+	tidies
+	script -qefc "exec netgpu pad sh $work/tidies" /dev/null >"$work/screen" 2>&1 8>&- 9>&- &
+	terminal=$!
+	defer reap "$terminal"
+	until_true 20 [ -e "$work/ready" ]
+	reap "$terminal"
+	until_true 20 [ -e "$work/tidied" ]
+	equal "signals" "$(cat "$work/tidied")" HUP
+	until_true 20 no_group_is_left
+}
+
+# What somebody sends to `netgpu pad` is for the command.
+pad_passes_signals_on() {
+	local signal pad rc
+	for signal in INT TERM HUP USR1; do
+		tidies
+		# Without job control a shell has programs in the background ignore SIGINT, and a trap cannot change that.
+		netgpu pad env --default-signal=INT sh "$work/tidies" &
+		pad=$!
+		defer reap "$pad"
+		until_true 20 [ -e "$work/ready" ]
+		kill "-$signal" "$pad"
+		until_true 20 gone "$pad"
+		rc=0
+		wait "$pad" || rc=$?
+		equal "status after $signal" "$rc" 3
+		equal "signals" "$(cat "$work/tidied")" "$signal"
+		until_true 2 no_group_is_left
+	done
+}
+
 bench_listens() {
 	[ -n "$(ss -Htln "sport = :$port")" ] || gone "$bench"
 }
@@ -523,7 +586,7 @@ documents() {
 	done
 }
 
-plan 22
+plan 25
 nic_up
 pinned_at_first=$(pinned_pages)
 run doctor_without_the_module
@@ -546,6 +609,9 @@ run bar_of_a_benchmark
 run no_bar
 run benches
 run pad_a_cgroup
+run pad_on_a_terminal
+run pad_of_a_terminal_that_hangs_up
+run pad_passes_signals_on
 run documents
 run nothing_is_left
 finish

@@ -2,7 +2,6 @@
 //! Interruption by the user: waiting that a signal ends, so that everything can be put back before the process does.
 
 use std::fmt;
-use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// The user wants the program to end.
@@ -21,6 +21,12 @@ pub(crate) struct Interrupted {
 }
 
 impl Interrupted {
+    pub(crate) fn by(signal: Signal) -> Self {
+        // They end at 64.
+        let signal = u8::try_from(signal.as_raw()).unwrap_or_default();
+        Self { signal }
+    }
+
     /// What a shell reports for a program that the signal ended.
     pub(crate) fn exit_code(self) -> ExitCode {
         ExitCode::from(128 + self.signal)
@@ -47,8 +53,6 @@ impl Signals {
     pub(crate) fn catch() -> Result<Self> {
         let last = Arc::new(AtomicUsize::new(0));
         let (pipe, handlers_end) = UnixStream::pair().context("cannot make a pipe for signals")?;
-        pipe.set_nonblocking(true)
-            .context("cannot prepare the pipe for signals")?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             // Handlers run in the order of their registration: the number is there before the pipe tells.
             signal_hook::flag::register_usize(signal, last.clone(), signal as usize)
@@ -67,13 +71,6 @@ impl Signals {
             Ok(0) | Err(_) => Ok(()),
             Ok(signal) => Err(Interrupted { signal }.into()),
         }
-    }
-
-    /// Goes on as if there had been no signal so far.
-    pub(crate) fn forget(&self) {
-        self.last.store(0, Ordering::Relaxed);
-        let mut bytes = [0; 64];
-        while matches!((&self.pipe).read(&mut bytes), Ok(count) if count > 0) {}
     }
 
     /// Waits until `events` happen on `fd`, or a signal comes: then fails with [`Interrupted`].
@@ -104,7 +101,5 @@ mod tests {
             .expect_err("the signal has come");
         let signal = SIGTERM as u8;
         assert_eq!(error.downcast_ref(), Some(&Interrupted { signal }));
-        signals.forget();
-        signals.check().expect("the signal is forgotten");
     }
 }

@@ -3,6 +3,7 @@
 
 mod cgroup;
 mod program;
+mod relay;
 mod run;
 mod switch;
 

@@ -9,16 +9,18 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
-use rustix::event::PollFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, kill_process, pidfd_open};
 
-use crate::signals::{Interrupted, Signals};
+use crate::signals::Interrupted;
 
+use super::relay::Relay;
 use super::{cgroup, program};
 
-/// Runs the command to its end. Its exit status becomes ours.
+/// Runs the command to its end. Its exit status becomes ours, and signals to us are passed on to it.
 pub(crate) fn run(command: &[OsString]) -> Result<ExitCode> {
-    let signals = Signals::catch()?;
+    let signals = Relay::new()?;
     let group = Group::new()?;
     // The program is attached as long as this lives.
     let _program = program::attach(&group.path)?;
@@ -32,23 +34,43 @@ pub(crate) fn run(command: &[OsString]) -> Result<ExitCode> {
         .context("cannot open the list of the cgroup's processes")?;
     let mut command = Command::new(name);
     command.args(rest);
-    // SAFETY: Between fork and exec the closure makes one write(2), which is async-signal-safe.
+    let mask = signals.before();
+    // SAFETY: Between fork and exec the closure makes a write(2) and a sigprocmask(2), which are async-signal-safe.
     unsafe {
-        // Zero stands for the writing process.
-        command.pre_exec(move || members.write_all(b"0"));
+        command.pre_exec(move || {
+            // Zero stands for the writing process.
+            members.write_all(b"0")?;
+            mask.set()
+        });
+    }
+    // Of what has come so far the command would not know.
+    if let Some(sent) = signals.next()? {
+        return Err(Interrupted::by(sent.signal).into());
     }
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot run {}", name.display()))?;
     let pid = Pid::from_child(&child);
     let ended = pidfd_open(pid, PidfdFlags::empty()).context("cannot watch the command")?;
-    while let Err(error) = signals.wait(&ended, PollFlags::IN) {
-        // Whoever sent it wants the command to end, and we end with it. One from a terminal it has got already.
-        if !error.is::<Interrupted>() {
-            return Err(error);
+    loop {
+        let mut fds = [
+            PollFd::new(&signals, PollFlags::IN),
+            PollFd::new(&ended, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for the command"),
         }
-        signals.forget();
-        kill_process(pid, Signal::TERM).context("cannot pass the signal on to the command")?;
+        let has_ended = fds[1].revents().contains(PollFlags::IN);
+        while let Some(sent) = signals.next()? {
+            if sent.is_for_us_alone() {
+                kill_process(pid, sent.signal)
+                    .context("cannot pass the signal on to the command")?;
+            }
+        }
+        if has_ended {
+            break;
+        }
     }
     let status = child.wait().context("cannot wait for the command")?;
     Ok(exit_code(status))
