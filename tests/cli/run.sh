@@ -271,6 +271,8 @@ shows() {
 
 	equal "of this device" "$(netgpu show "$NETGPU_DEV" --json | grep -c '"id"')" 1
 	equal "of another" "$(netgpu show lo --json)" '{"contexts":[]}'
+	netgpu show nosuch0 2>"$work/error" && fail "there is no nosuch0"
+	has "$work/error" "there is no network device nosuch0; \`ip link\` lists"
 	equal "watched" "$(netgpu show --watch --json | head -n 2 | grep -c "\"id\":$id")" 2
 	netgpu show --watch | grep -m 1 'Gbit/s' >"$work/rate"
 	note "$(cat "$work/rate")"

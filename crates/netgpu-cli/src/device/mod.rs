@@ -142,9 +142,12 @@ fn index_of(device: &str) -> Result<u32> {
         None,
     )
     .context("cannot open a socket")?;
-    rustix::net::netdevice::name_to_index(socket, device).with_context(|| {
-        format!("there is no network device {device}; `ip link` lists those that are")
-    })
+    rustix::net::netdevice::name_to_index(socket, device).with_context(|| no_device(device))
+}
+
+/// What is said where there is no such network device.
+pub(crate) fn no_device(device: &str) -> String {
+    format!("there is no network device {device}; `ip link` lists those that are")
 }
 
 #[cfg(test)]

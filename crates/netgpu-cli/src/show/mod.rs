@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Serialize;
 
+use crate::device::no_device;
 use crate::machine::Machine;
 use contexts::Context;
 
@@ -96,6 +97,13 @@ fn gather(machine: &Machine, device: Option<&str>) -> Result<Vec<Context>> {
             Some((index.parse().ok()?, name))
         })
         .collect();
+    let wanted = device
+        .map(|device| {
+            let found = names.iter().find(|(_, name)| name == device);
+            let (index, _) = found.with_context(|| no_device(device))?;
+            anyhow::Ok(*index)
+        })
+        .transpose()?;
     for context in &mut contexts {
         context.owners = owners.remove(&context.id).unwrap_or_default();
         if !context.sockets.is_empty() {
@@ -109,8 +117,12 @@ fn gather(machine: &Machine, device: Option<&str>) -> Result<Vec<Context>> {
                 .map(|(_, name)| name.clone());
         }
     }
-    if let Some(device) = device {
-        contexts.retain(|context| context.device.as_deref() == Some(device));
+    if let Some(wanted) = wanted {
+        // One that no process has may be of any namespace.
+        contexts.retain(|context| {
+            context.ifindex == Some(wanted)
+                && (context.device.is_some() || context.owners.is_empty())
+        });
     }
     Ok(contexts)
 }
@@ -172,5 +184,24 @@ mod tests {
     fn one_device_may_be_asked_for() {
         let count = |device| gather(&tree("net:[1]"), Some(device)).map_or(0, |all| all.len());
         assert_eq!((count("eth0"), count("lo")), (1, 0));
+        let error = gather(&tree("net:[1]"), Some("nosuch0")).expect_err("there is none");
+        assert!(error.to_string().contains("`ip link` lists"), "{error}");
+        let elsewhere = gather(&tree("net:[2]"), Some("eth0")).expect("there is one");
+        assert_eq!(elsewhere, []);
+    }
+
+    #[test]
+    fn what_no_process_has_is_not_hidden() {
+        let tree = Tree::new()
+            .file("sys/class/net/eth0/ifindex", "3\n")
+            .file("sys/class/net/lo/ifindex", "1\n")
+            .file("sys/kernel/debug/netgpu/7", contexts::tests::TEXT);
+        let contexts = gather(&tree, Some("eth0")).expect("they can be read");
+        assert_eq!(contexts[0].device, None, "it may be another one");
+        assert!(
+            table::text(&contexts, None)
+                .contains("device 3 of an unknown network namespace  no process"),
+        );
+        assert_eq!(gather(&tree, Some("lo")).expect("they can be read"), []);
     }
 }

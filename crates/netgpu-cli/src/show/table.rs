@@ -112,6 +112,9 @@ fn get(counters: &Counters, name: &str) -> u64 {
 fn title(context: &Context) -> String {
     let device = match (&context.device, context.ifindex) {
         (Some(device), _) => device.clone(),
+        (None, Some(index)) if context.owners.is_empty() => {
+            format!("device {index} of an unknown network namespace")
+        }
         (None, Some(index)) => format!("device {index} of another network namespace"),
         (None, None) => "its device is gone".to_owned(),
     };
