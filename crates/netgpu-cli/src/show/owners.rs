@@ -13,7 +13,7 @@ const DEVICE: &str = "/dev/netgpu";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Owner {
     pub(crate) pid: u32,
-    /// Name of its program.
+    /// Name of its program, which it can choose itself: with what is no text as escapes.
     pub(crate) comm: String,
     pub(crate) uid: u32,
     /// The user's name, or the number where /etc/passwd has none.
@@ -67,9 +67,9 @@ fn contexts_of(machine: &Machine, pid: u32) -> BTreeSet<u64> {
 }
 
 fn owner(machine: &Machine, pid: u32) -> Option<Owner> {
-    let uid = machine
-        .read(&format!("/proc/{pid}/status"))
-        .ok()?
+    // It has the name, too.
+    let status = machine.bytes(&format!("/proc/{pid}/status")).ok()?;
+    let uid = String::from_utf8_lossy(&status)
         .lines()
         .find_map(|line| line.strip_prefix("Uid:"))?
         .split_ascii_whitespace()
@@ -79,10 +79,26 @@ fn owner(machine: &Machine, pid: u32) -> Option<Owner> {
     let namespace = |pid: &str| machine.link(&format!("/proc/{pid}/ns/net")).ok();
     Some(Owner {
         pid,
-        comm: machine.read(&format!("/proc/{pid}/comm")).ok()?,
+        comm: visible(&machine.bytes(&format!("/proc/{pid}/comm")).ok()?),
         uid,
         user: user(machine, uid),
         here: namespace(&pid.to_string()) == namespace("self"),
+    })
+}
+
+/// A name without the end of its line, and with nothing in it that a terminal would obey.
+fn visible(name: &[u8]) -> String {
+    let name = name.strip_suffix(b"\n").unwrap_or(name);
+    name.utf8_chunks().fold(String::new(), |mut text, part| {
+        for char in part.valid().chars() {
+            if char.is_control() {
+                text.extend(char.escape_default());
+            } else {
+                text.push(char);
+            }
+        }
+        text.extend(part.invalid().escape_ascii().map(char::from));
+        text
     })
 }
 
@@ -105,6 +121,25 @@ fn user(machine: &Machine, uid: u32) -> String {
 mod tests {
     use super::*;
     use crate::machine::tests::Tree;
+
+    #[test]
+    fn a_terminal_obeys_no_name() {
+        for (name, shown) in [
+            (&b"netgpu\n"[..], "netgpu"),
+            (b"a \"b\"\\ \xc3\xa4\n", "a \"b\"\\ \u{e4}"),
+            (b"\x1b[2J\n\x7f\n", r"\u{1b}[2J\n\u{7f}"),
+            (b"\xc2\x9b2J\n", r"\u{9b}2J"),
+            (b"\x9b\xff\n", r"\x9b\xff"),
+        ] {
+            assert_eq!(visible(name), shown);
+        }
+        let tree = Tree::new()
+            .link("proc/20/fd/3", "/dev/netgpu")
+            .file("proc/20/fdinfo/3", "netgpu-context:\t7\n")
+            .bytes("proc/20/comm", b"\x1b\xff\n")
+            .bytes("proc/20/status", b"Name:\t\x1b\xff\nUid:\t33\t33\t33\t33\n");
+        assert_eq!(all(&tree)[&7][0].comm, r"\u{1b}\xff");
+    }
 
     #[test]
     fn owners_are_those_that_have_the_device_open() {
