@@ -278,9 +278,7 @@ impl Context {
         let (Some(attachment), Ok(device)) = (found, self.device()) else {
             return;
         };
-        let queueing = self.queueing.lock();
-        let quiesced = device.quiesce(&attachment.map, self.queues());
-        drop(queueing);
+        let quiesced = device.quiesce(&attachment.map, &self.queueing, self.queues());
         attachment.retract();
         quiesced.unmap();
         self.stats.add(OfContext::Revoked, 1);

@@ -316,18 +316,23 @@ impl Device {
         }
     }
 
-    /// Ends the device's use of `map`, whose memory is wanted back. Sleeps.
+    /// Ends the device's use of `map`, whose memory is wanted back. Sleeps, and for as long as a queue cannot be restarted.
     ///
-    /// `queues` are all that may have its buffers, and no other is opened meanwhile.
+    /// `queues` finds all queues that were open when `opening` was last taken, but for those that were closed since. It is held while
+    /// one is opened.
     pub(crate) fn quiesce<'a>(
         &self,
         map: &'a Map,
+        opening: &Mutex<()>,
         queues: impl Iterator<Item = Arc<Queue>>,
     ) -> Quiesced<'a> {
         map.revoke();
         // From here on no queue gets its buffers and no packet is made of them, and those that were made do not get past the check
         // of their device.
         rcu::synchronize_rcu();
+        // One that was being opened may have got them before, and can be found now. Not held from here on: who wants to close a queue is
+        // not to wait for another that cannot be restarted.
+        drop(opening.lock());
         queues.for_each(|queue| self.restart_queue(&queue));
         // The device may be reading packets that got past it before: what was sent, and what was received and forwarded.
         if let Ok(netdev) = self.netdev() {

@@ -149,15 +149,15 @@ impl Device {
         if ours {
             // SAFETY: As above; the queue is open with these operations.
             to_result(unsafe { patched!(netif_mp_try_close_rxq(raw, queue.index(), &params)) })?;
-            // SAFETY: The device has given up the reference of `open_queue()`.
+            // SAFETY: The device has given up the reference of `open_queue()`: it has forgotten it, also where it has no queue of
+            // that number at present.
             drop(unsafe { Arc::from_raw(params.mp_priv.cast::<Queue>().cast_const()) });
         }
         Ok(())
     }
-}
 
-impl Device {
-    /// Takes all buffers from a queue that is open, and gives it others. Sleeps, for as long as there is no memory to do it.
+    /// Takes all buffers from a queue that is open, and gives it others. Sleeps, for as long as the device cannot: mostly there is no
+    /// memory to do it. Ends when the queue is closed meanwhile.
     pub(super) fn restart_queue(&self, queue: &Arc<Queue>) {
         let params = pool_params(queue);
         loop {
@@ -169,6 +169,12 @@ impl Device {
             // SAFETY: As in `close_queue()`.
             let rxq = unsafe { &*(*raw)._rx.add(queue.index() as usize) };
             if rxq.mp_params.mp_priv != params.mp_priv {
+                return;
+            }
+            // A driver may have fewer queues than there were. It says so under the device's lock, and has closed those that it had before
+            // it gives that back: no queue of that number uses buffers.
+            // SAFETY: The device is there and locked.
+            if queue.index() >= unsafe { (*raw).real_num_rx_queues } {
                 return;
             }
             // SAFETY: The device is there and locked, and has that queue.

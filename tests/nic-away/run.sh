@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash
 #
-# The NIC goes away, with packets on their way, and comes back: its card is pulled out, or the machine sleeps.
+# The NIC goes away, with packets on their way, and comes back: its card is pulled out, or the machine sleeps. Or it has fewer queues for
+# a while.
 cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/nic.sh
@@ -147,13 +148,53 @@ netgpu_sleeps() {
 	check_log
 }
 
-plan 8
+# netgpu has queue 1, and then the driver has only one.
+queue_goes() {
+	ethtool -L "$NETGPU_DEV" combined 2
+	receiver "$(address ours 4 5001)" --queue 1 --memory 8M
+	[ "$(pinned_pages)" -gt "$pinned_at_first" ] || fail "it has no memory"
+	ip link set "$NETGPU_DEV" down
+	defer nic_configure
+	modprobe fewer_queues index="$(cat "/sys/class/net/$NETGPU_DEV/ifindex")"
+	defer quietly rmmod fewer_queues
+	[ "$(nic_queues)" = 1 ] || fail "$(nic_queues) queues"
+}
+
+# It is closed while the driver does not have it, and is like any other when it is there again.
+queue_is_missing() {
+	queue_goes
+	reap "$receiver"
+	until_true 30 pinned_is "$pinned_at_first"
+	rmmod fewer_queues
+	nic_configure
+	receiver "$(address ours 4 5001)" --queue 1 --memory 8M
+	reap "$receiver"
+	until_true 30 pinned_is "$pinned_at_first"
+	check_log
+}
+
+# Nothing stays with a device that goes while it has fewer queues.
+device_goes_without_the_queue() {
+	local name
+	name=$(nic_pci)
+	queue_goes
+	echo 1 >"/sys/bus/pci/devices/$name/remove"
+	reap "$receiver"
+	until_true 30 pinned_is "$pinned_at_first"
+	echo 1 >/sys/bus/pci/rescan
+	until_true 30 nic_is_there
+	check_log
+}
+
+plan 10
 nic_up
 modprobe netgpu
 pinned_at_first=$(pinned_pages)
 run card_is_replaced
 run card_is_back
 run card_of_netgpu_is_replaced
+run queue_is_missing
+run device_goes_without_the_queue
 host_away
 run slept freeze devices
 run slept mem core
