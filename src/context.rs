@@ -472,9 +472,6 @@ impl Context {
         request: &ioctl::OpenQueue,
     ) -> core::result::Result<Arc<Queue>, (Error, Option<CString>)> {
         let plain = |err| (err, None);
-        this.device()
-            .and_then(|device| device.permit())
-            .map_err(plain)?;
         let id = this
             .state
             .lock()

@@ -15,6 +15,7 @@ use crate::{
     context::Context,
     context::Table,
     ffi::{
+        device::Opener,
         late::Late,
         lock::{
             new_bh_lock,
@@ -96,6 +97,7 @@ pub(crate) struct Queue {
     /// Number of the device's receive queue.
     index: u32,
     context: Late<Context>,
+    opener: Opener,
     /// Closes it, once that was tried in vain.
     #[pin]
     close: DelayedWork<Self>,
@@ -119,7 +121,7 @@ impl WorkItem for Queue {
 }
 
 impl Queue {
-    /// A queue that is not open yet, to be number `id` of the context, with a fill ring of `entries` entries.
+    /// A queue that the current process is to open, to be number `id` of the context, with a fill ring of `entries` entries.
     pub(crate) fn new(
         context: Late<Context>,
         id: u32,
@@ -132,6 +134,7 @@ impl Queue {
                 id,
                 index,
                 context,
+                opener: Opener::current(),
                 close <- new_delayed_work!("netgpu::Queue::close"),
                 ring: mapping.memory().clone(),
                 fill <- new_bh_lock!(
@@ -147,7 +150,7 @@ impl Queue {
         )
     }
 
-    /// Tries to close it a little later, and again.
+    /// Closes it a little later, or tries to, and again.
     pub(crate) fn close_later(self: &Arc<Self>) {
         let _ = work_queue().enqueue_delayed(self.clone(), msecs_to_jiffies(CLOSE_AGAIN_MS));
     }
@@ -160,6 +163,11 @@ impl Queue {
     /// Number of the device's receive queue.
     pub(crate) fn index(&self) -> u32 {
         self.index
+    }
+
+    /// Who has opened it.
+    pub(crate) fn opener(&self) -> &Opener {
+        &self.opener
     }
 
     /// The fill ring's memory.

@@ -9,7 +9,8 @@ use super::{
         Quiet, //
     },
     pages::Map,
-    patched::patched, //
+    patched::patched,
+    provider, //
 };
 use crate::{
     context::Context,
@@ -22,6 +23,7 @@ use core::{
 use kernel::{
     bindings,
     container_of,
+    cred::Credential,
     error::to_result,
     ffi::{
         c_int,
@@ -31,6 +33,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
@@ -167,6 +170,32 @@ impl Drop for NetdevLock<'_> {
     }
 }
 
+/// Who opens a queue, with the rights that it has at that time.
+pub(crate) struct Opener(ARef<Credential>);
+
+impl Opener {
+    /// The current process.
+    pub(crate) fn current() -> Self {
+        // SAFETY: No requirements. A task has credentials.
+        let cred = unsafe { NonNull::new_unchecked(abi::netgpu_get_current_cred().cast_mut()) };
+        // SAFETY: The reference is of the call above.
+        Self(unsafe { ARef::from_raw(cred.cast()) })
+    }
+
+    /// Whether it may administer a device, in the network namespace that this is in.
+    ///
+    /// # Safety
+    ///
+    /// `netdev` is there and locked: it may be on its way to another namespace, and the one to its end.
+    pub(super) unsafe fn may_administer(&self, netdev: *const abi::net_device) -> bool {
+        // SAFETY: By this function's requirements the namespace is there, and so is its owner.
+        unsafe {
+            let net = abi::netgpu_dev_net(netdev);
+            abi::netgpu_net_capable(self.0.as_ptr().cast(), net, abi::CAP_NET_ADMIN as c_int)
+        }
+    }
+}
+
 /// A reference to a device that does DMA.
 ///
 /// # Invariants
@@ -261,24 +290,6 @@ impl Device {
     /// The device that does the DMA; it is there as long as `self`.
     pub(super) fn dma(&self) -> *mut abi::device {
         self.0.dma.0.as_ptr()
-    }
-
-    /// Checks that the current process may administer the device.
-    pub(crate) fn permit(&self) -> Result {
-        let netdev = self.netdev()?;
-        // It may be on its way to another network namespace, and this one to its end.
-        let lock = netdev.lock();
-        // SAFETY: The device is there, and while it is locked its network namespace and that one's owner.
-        let capable = unsafe {
-            let net = abi::netgpu_dev_net(netdev.as_raw()).cast::<bindings::net>();
-            bindings::ns_capable((*net).user_ns, abi::CAP_NET_ADMIN as c_int)
-        };
-        drop(lock);
-        if capable {
-            Ok(())
-        } else {
-            Err(EPERM)
-        }
     }
 
     /// Whether `dma` is the device that memory is mapped for.
@@ -393,9 +404,15 @@ unsafe extern "C" fn netdev_event(
     let netdev = unsafe { (*info.cast::<abi::netdev_notifier_info>()).dev };
     // SAFETY: As above.
     let state = u32::from(unsafe { (*netdev).reg_state });
-    // A device that moves to another namespace is unregistered for show only.
-    if event == abi::netdev_cmd_NETDEV_UNREGISTER as c_ulong
-        && netdev.cast_const() == inner.identity
+    if netdev.cast_const() != inner.identity {
+        return abi::NOTIFY_DONE as c_int;
+    }
+    // A device that moves to another namespace is unregistered for show only, and registered again when it is there.
+    if event == abi::netdev_cmd_NETDEV_REGISTER as c_ulong {
+        // SAFETY: By this function's requirements. The network stack holds the lock of a device that has queues with memory providers
+        // when it tells this.
+        unsafe { provider::evict(netdev) };
+    } else if event == abi::netdev_cmd_NETDEV_UNREGISTER as c_ulong
         && state == abi::netdev_reg_state_NETREG_UNREGISTERING
     {
         // SAFETY: By the type invariants. A context stops watching while the last reference to it is still there.

@@ -112,6 +112,11 @@ impl Device {
 
         let lock = netdev.lock();
         let raw = lock.as_raw();
+        // Whoever has to ask this again, as the device has moved, finds the queue: see `evict()`.
+        // SAFETY: The device is there and locked.
+        if !unsafe { queue.opener().may_administer(raw) } {
+            return Err(EPERM.into());
+        }
         let result = if netdev.is_registered() {
             // SAFETY: The device is there, locked and registered. `queue` stays: while it is being opened it is borrowed, then
             // the device has a reference.
@@ -139,21 +144,9 @@ impl Device {
         let Ok(netdev) = self.netdev() else {
             return Ok(());
         };
-        let params = pool_params(queue);
         let lock = netdev.lock();
-        let raw = lock.as_raw();
         // SAFETY: The device is there and locked, and had a queue of that number, of which it keeps the structure.
-        let ours = unsafe {
-            (*(*raw)._rx.add(queue.index() as usize)).mp_params.mp_priv == params.mp_priv
-        };
-        if ours {
-            // SAFETY: As above; the queue is open with these operations.
-            to_result(unsafe { patched!(netif_mp_try_close_rxq(raw, queue.index(), &params)) })?;
-            // SAFETY: The device has given up the reference of `open_queue()`: it has forgotten it, also where it has no queue of
-            // that number at present.
-            drop(unsafe { Arc::from_raw(params.mp_priv.cast::<Queue>().cast_const()) });
-        }
-        Ok(())
+        unsafe { close(lock.as_raw(), queue) }
     }
 
     /// Takes all buffers from a queue that is open, and gives it others. Sleeps, for as long as the device cannot: mostly there is no
@@ -186,6 +179,56 @@ impl Device {
             drop(lock);
             fsleep(Delta::from_millis(10));
         }
+    }
+}
+
+/// Closes `queue`, unless that was done: see [`Device::close_queue`].
+///
+/// # Safety
+///
+/// `netdev` is there and locked, and has the structure of a queue of that number.
+unsafe fn close(netdev: *mut abi::net_device, queue: &Arc<Queue>) -> Result {
+    let params = pool_params(queue);
+    // SAFETY: By this function's requirements.
+    let rxq = unsafe { (*netdev)._rx.add(queue.index() as usize) };
+    // SAFETY: As above.
+    if unsafe { (*rxq).mp_params.mp_priv } == params.mp_priv {
+        // SAFETY: As above; the queue is open with these operations.
+        to_result(unsafe { patched!(netif_mp_try_close_rxq(netdev, queue.index(), &params)) })?;
+        // SAFETY: The device has given up the reference of `open_queue()`: it has forgotten it, also where it has no queue of
+        // that number at present.
+        drop(unsafe { Arc::from_raw(params.mp_priv.cast::<Queue>().cast_const()) });
+    }
+    Ok(())
+}
+
+/// Closes the queues of a device whose openers may not administer it where it is now.
+///
+/// # Safety
+///
+/// `netdev` is there, and locked if it has queues of ours.
+pub(super) unsafe fn evict(netdev: *mut abi::net_device) {
+    // SAFETY: By this function's requirements; the number does not change.
+    for index in 0..unsafe { (*netdev).num_rx_queues } as usize {
+        // SAFETY: By this function's requirements; there are that many.
+        let (ops, queue) = unsafe {
+            let params = &raw const (*(*netdev)._rx.add(index)).mp_params;
+            ((*params).mp_ops, (*params).mp_priv)
+        };
+        if !core::ptr::eq(ops, &OPS) {
+            continue;
+        }
+        // SAFETY: The queue is open, so the device holds it, and is locked by this function's requirements.
+        let queue = Arc::from(unsafe { queue_of(queue) });
+        // SAFETY: As above.
+        if unsafe { queue.opener().may_administer(netdev) } {
+            continue;
+        }
+        // At once: the device is down, so that nobody's packets have come yet.
+        // SAFETY: As above.
+        let _ = unsafe { close(netdev, &queue) };
+        // Its context is told later, or has it tried again: that takes locks that come before the device's.
+        queue.close_later();
     }
 }
 

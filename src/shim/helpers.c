@@ -80,6 +80,21 @@ struct net *netgpu_sock_net(const struct sock *sk)
 	return sock_net(sk);
 }
 
+const struct cred *netgpu_get_current_cred(void)
+{
+	return get_current_cred();
+}
+
+/* Whether who has @cred is capable of @cap over @net. */
+bool netgpu_net_capable(const struct cred *cred, const struct net *net, int cap)
+{
+	const struct cred *old = override_creds(cred);
+	bool capable = ns_capable(net->user_ns, cap);
+
+	revert_creds(old);
+	return capable;
+}
+
 void netgpu_synchronize_rcu_tasks(void)
 {
 	synchronize_rcu_tasks();

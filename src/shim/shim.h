@@ -93,6 +93,8 @@ bool netgpu_qdisc_run_begin(struct Qdisc *qdisc);
 void netgpu_qdisc_run_end(struct Qdisc *qdisc);
 struct net *netgpu_dev_net(const struct net_device *dev);
 struct net *netgpu_sock_net(const struct sock *sk);
+const struct cred *netgpu_get_current_cred(void);
+bool netgpu_net_capable(const struct cred *cred, const struct net *net, int cap);
 void netgpu_synchronize_rcu_tasks(void);
 bool netgpu_mapping_can_writeback(struct address_space *mapping);
 bool netgpu_dma_need_sync(struct device *dev, dma_addr_t addr);

@@ -122,11 +122,12 @@ TEST(root_of_another_namespace)
 	nic_restore();
 }
 
-/* It does for a device that was given to them. */
+/* It does for a device that was given to them, and for as long as they have it. */
 TEST(root_of_the_namespace_of_the_device)
 {
 	unsigned int index = nic_index();
-	int ready[2], go[2], status;
+	struct netgpu_open_queue q;
+	int ready[2], go[2], status, fd;
 	char byte;
 	pid_t child;
 
@@ -135,26 +136,40 @@ TEST(root_of_the_namespace_of_the_device)
 	ASSERT_EQ(0, pipe(go));
 	child = fork();
 	if (!child) {
-		struct netgpu_open_queue q;
-		int fd = ng_open();
+		struct netgpu_context_stats stats;
 
+		fd = ng_open();
 		if (!become_root_of_nothing() || write(ready[1], "", 1) != 1 || read(go[0], &byte, 1) != 1)
 			_exit(1);
 		if (sh("ip link set %s up", nic_name()))
 			_exit(2);
 		if (ng_bind(fd, index))
 			_exit(3);
-		_exit(ng_open_queue(fd, QUEUE, FILL, &q) ? 4 : 0);
+		if (ng_open_queue(fd, QUEUE, FILL, &q))
+			_exit(4);
+		/* It has the queue still, and nobody the namespace. */
+		if (unshare(CLONE_NEWNET) || write(ready[1], "", 1) != 1 || read(go[0], &byte, 1) != 1)
+			_exit(5);
+		if (!WAIT_FOR(!ng_context_stats(fd, &stats) && !stats.queues, 5000))
+			_exit(6);
+		_exit(ng_open_queue(fd, QUEUE, FILL, &q) == -EPERM ? 0 : 7);
 	}
 	ASSERT_EQ(1, read(ready[0], &byte, 1));
 	EXPECT_EQ(0, sh("ip link set %s netns %d", nic_name(), child));
 	ASSERT_EQ(1, write(go[1], "", 1));
-	ASSERT_EQ(child, waitpid(child, &status, 0));
-	EXPECT_EQ(0, WEXITSTATUS(status));
+	ASSERT_EQ(1, read(ready[0], &byte, 1));
 	/* With the namespace gone it comes back. */
 	ASSERT_TRUE(WAIT_FOR(nic_index(), 20000));
 	ASSERT_EQ(0, sh("ip address replace $NETGPU_ADDR4/24 dev %s && ip -6 address replace $NETGPU_ADDR6/64 dev %s nodad && ip link set %s up",
 			nic_name(), nic_name(), nic_name()));
+	/* And so does its queue. */
+	fd = ng_open();
+	ASSERT_EQ(0, ng_bind(fd, nic_index()));
+	EXPECT_EQ(0, ng_open_queue(fd, QUEUE, FILL, &q));
+	ASSERT_EQ(1, write(go[1], "", 1));
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, WEXITSTATUS(status));
+	close(fd);
 	nic_restore();
 	EXPECT_TRUE(nic_works());
 }

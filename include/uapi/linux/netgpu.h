@@ -283,7 +283,8 @@ struct netgpu_attach_region {
  * From here on the payload of packets that the device puts on this queue goes
  * into the context's buffers. Keep other traffic away from it (RSS) and steer
  * the context's connections to it (n-tuple rules). Context command; needs
- * CAP_NET_ADMIN in the network namespace of the device.
+ * CAP_NET_ADMIN in the network namespace of the device. When the device moves to
+ * another one, the queue is closed unless whoever opened it has that right there.
  *
  * Errors: -EPERM; -EINVAL bad ring size or offset, buffers of a size that the
  * device does not know, or header split is off on the device; -ERANGE no such queue; -EBUSY AF_XDP or another owner has the queue;
