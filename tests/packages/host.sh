@@ -37,6 +37,15 @@ debians_configuration_holds_what_netgpu_needs() {
 	"$scripts/kernel-deb" --configure >"$ktap_tmp/log" 2>&1 || fail "$(cat "$ktap_tmp/log")"
 }
 
+# What the kernel's build has generated for its macros of Rust, modules need as well.
+headers_have_what_macros_include() {
+	local file
+	dpkg-deb -c "$(echo "$kernel"/linux-headers-*.deb)" >"$ktap_tmp/files"
+	for file in "$("$scripts/kernel")"/build/rust/kernel/generated_*.rs; do
+		grep -q "/rust/kernel/${file##*/}\$" "$ktap_tmp/files" || fail "the headers lack ${file##*/}"
+	done
+}
+
 # A folder of headers such as the kernel's of others: OPTIONS are the lines of its configuration.
 other_kernel() {
 	mkdir -p "$root/lib/modules/$1/build/include/config"
@@ -98,9 +107,10 @@ rm -rf "$work"
 mkdir -p "$work/files" "$work/work" "$root" "$work/host"
 mount -t overlay -o "lowerdir=$stock,upperdir=$work/files,workdir=$work/work" overlay "$root" || exit 1
 
-plan 9
+plan 10
 run they_are_made
 run debians_configuration_holds_what_netgpu_needs
+run headers_have_what_macros_include
 run they_install
 run dkms_has_built_the_module
 run other_kernels_are_told_what_they_lack
