@@ -7,6 +7,7 @@
 #include "kselftest_harness.h"
 
 #include <linux/bpf.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -205,11 +206,14 @@ TEST_F(rings, signed_afterwards)
 	EXPECT_EQ(8000U, pattern_match(got, 0, 8000));
 }
 
-/* A link that holds a program which has a clone of each packet that comes leave by our port again, and the packet get a head of its own. */
+/*
+ * A link that holds a program which sends a clone of each packet that comes to another device, and has the packet get a head of its own.
+ * That device may not send what it is, so the clone goes at once.
+ */
 static int mirror(void)
 {
 	struct bpf_insn insns[] = {
-		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_2, .imm = nic_index() },
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_2, .imm = if_nametoindex("lo") },
 		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_3, .imm = 0 },
 		{ .code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_clone_redirect },
 		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = TCX_PASS },
@@ -221,7 +225,7 @@ static int mirror(void)
 }
 
 /*
- * Once the clones have left, nothing keeps the NIC from filling the buffers anew: what was in them before cannot be delivered, and what is
+ * Once the clones have gone, nothing keeps the NIC from filling the buffers anew: what was in them before cannot be delivered, and what is
  * in them now is not this connection's next bytes.
  */
 TEST_F(rings, mirrored)
