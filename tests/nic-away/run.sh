@@ -98,7 +98,8 @@ slept() {
 	defer quietly kill $!
 	until_true 10 server_listens
 	nic_traffic
-	in_peer iperf3 --client "$NETGPU_ADDR4" --bidir --time 3 >"$ktap_tmp/iperf" 2>&1 &
+	# Not --bidir, with which iperf3 may wait for ever on a busy machine: see both_ways. The pings go both ways.
+	in_peer iperf3 --client "$NETGPU_ADDR4" --time 3 >"$ktap_tmp/iperf" 2>&1 &
 	client=$!
 	until_true 10 peer_connected
 	fall_asleep "$@"
