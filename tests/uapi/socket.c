@@ -846,7 +846,7 @@ TEST_F(sock, io_uring_tries_again)
 	struct netgpu_socket_stats stats;
 	struct netgpu_attach_socket a;
 	volatile struct netgpu_ring *ring;
-	int small = 4096, got, result = 0;
+	int small = 4096, got, result = 0, tries;
 	struct uring u;
 	pthread_t thread;
 
@@ -857,12 +857,19 @@ TEST_F(sock, io_uring_tries_again)
 	ASSERT_NE(MAP_FAILED, (void *)ring);
 	/* No acknowledgement makes room. */
 	ASSERT_EQ(0, deaf(self->pair[1], true));
-	while ((got = send_zerocopy(self->pair[0], self->mem, whole)) > 0)
-		sent += got;
-	ASSERT_EQ(-EAGAIN, got);
-	ASSERT_EQ(1, uring_send(&u, self->pair[0], self->mem, whole, MSG_ZEROCOPY | MSG_NOSIGNAL));
-	usleep(50000);
-	ASSERT_FALSE(uring_done(&u, &result)) TH_LOG("there was room for it: %d", result);
+	for (tries = 0; tries < 20; tries++) {
+		while ((got = send_zerocopy(self->pair[0], self->mem, whole)) > 0)
+			sent += got;
+		ASSERT_EQ(-EAGAIN, got);
+		ASSERT_EQ(1, uring_send(&u, self->pair[0], self->mem, whole, MSG_ZEROCOPY | MSG_NOSIGNAL));
+		usleep(50000);
+		if (!uring_done(&u, &result))
+			break;
+		/* But what TCP cuts anew to send it again may be smaller by a packet. */
+		ASSERT_LT(0, result) TH_LOG("%s", strerror(-result));
+		sent += result;
+	}
+	ASSERT_GT(20, tries) TH_LOG("there is always room");
 
 	ASSERT_EQ(0, deaf(self->pair[1], false));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, drain_all, &drain));
