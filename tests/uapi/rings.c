@@ -123,6 +123,30 @@ TEST_F(rings, poll_and_end_of_stream)
 	EXPECT_EQ(0, recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT));
 }
 
+#define TOO_MUCH	(256U << 20)
+
+/* Sends the pattern until nothing more has gone for a second, or TOO_MUCH has. How many bytes. */
+static size_t send_until_full(int fd)
+{
+	static char chunk[1 << 16];
+	long long quiet = now_ms() + 1000;
+	size_t sent = 0;
+
+	while (now_ms() < quiet && sent < TOO_MUCH) {
+		ssize_t n;
+
+		pattern_fill(chunk, sent, sizeof(chunk));
+		n = send(fd, chunk, sizeof(chunk), MSG_DONTWAIT);
+		if (n > 0) {
+			sent += n;
+			quiet = now_ms() + 1000;
+		} else {
+			pause_for_others();
+		}
+	}
+	return sent;
+}
+
 /* Takes the next @len bytes of the stream to @to, and gives their buffers back. How many came: fewer when none did for ten seconds. */
 static size_t gather(struct receiver *r, char *to, size_t len)
 {
@@ -231,32 +255,19 @@ static int mirror(void)
 TEST_F(rings, mirrored)
 {
 	struct netgpu_attach_socket a;
-	static char chunk[1 << 16];
 	struct netgpu_rx_entry e;
 	struct sockaddr_in local;
 	socklen_t len = sizeof(local);
-	size_t sent = 0, got = 0;
+	size_t sent, got = 0;
 	int link, other[2];
 	struct view rx;
-	long long quiet;
 	char byte;
 
 	ASSERT_EQ(0, tcp_pair(AF_INET, other));
 	link = mirror();
 	ASSERT_LE(0, link) TH_LOG("%s", strerror(-link));
-	for (quiet = now_ms() + 1000; now_ms() < quiet;) {
-		ssize_t n;
-
-		pattern_fill(chunk, sent, sizeof(chunk));
-		n = send(self->r.pair[1], chunk, sizeof(chunk), MSG_DONTWAIT);
-		if (n > 0) {
-			sent += n;
-			quiet = now_ms() + 1000;
-		} else {
-			pause_for_others();
-		}
-		ASSERT_GT(256U << 20, sent) TH_LOG("the sender never stops");
-	}
+	sent = send_until_full(self->r.pair[1]);
+	ASSERT_GT(TOO_MUCH, sent) TH_LOG("the sender never stops");
 	close(link);
 	EXPECT_TRUE(WAIT_FOR(recv(self->r.pair[0], &byte, 1, MSG_DONTWAIT) < 0 && errno == EFAULT, 5000));
 	while (take(&self->r.rx, &e)) {
@@ -334,27 +345,14 @@ TEST_F(rings, reset_is_reported)
 TEST_F(rings, full_ring_stops_the_sender)
 {
 	struct netgpu_socket_stats stats;
-	size_t sent = 0, got = 0;
+	size_t sent, got = 0;
 	struct netgpu_rx_entry e;
-	static char chunk[1 << 16];
-	long long quiet = now_ms() + 1000;
 	struct epoll_event event = { .events = EPOLLIN | EPOLLET };
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
 	char byte;
 
-	while (now_ms() < quiet) {
-		ssize_t n;
-
-		pattern_fill(chunk, sent, sizeof(chunk));
-		n = send(self->r.pair[1], chunk, sizeof(chunk), MSG_DONTWAIT);
-		if (n > 0) {
-			sent += n;
-			quiet = now_ms() + 1000;
-		} else {
-			pause_for_others();
-		}
-		ASSERT_GT(256U << 20, sent) TH_LOG("the sender never stops");
-	}
+	sent = send_until_full(self->r.pair[1]);
+	ASSERT_GT(TOO_MUCH, sent) TH_LOG("the sender never stops");
 	EXPECT_GE((uint32_t)RING, load(&self->r.rx.head->producer));
 	EXPECT_NE(0U, load(&self->r.rx.head->flags) & NETGPU_RING_STALLED);
 	/* Asking in vain is no news for who waits. */
