@@ -82,16 +82,16 @@ impl Attachment {
         }
     }
 
-    /// Drops a reference on behalf of nobody; the last one frees the buffer.
-    pub(crate) fn put(&self, index: u32) {
-        if self.map.put(index, None) == Put::Free {
+    /// Drops `count` references, of one at least, on behalf of nobody; the last one frees the buffer.
+    pub(crate) fn put(&self, index: u32, count: u32) {
+        if self.map.put(index, count, None) == Put::Free {
             self.free(index);
         }
     }
 
-    /// Drops a reference on behalf of `pool`, which is asking. Returns whether `pool` got the buffer.
-    pub(crate) fn refill(&self, index: u32, pool: &Pool) -> bool {
-        match self.map.put(index, Some(pool)) {
+    /// Drops `count` references, of one at least, on behalf of `pool`, which is asking. Returns whether `pool` got the buffer.
+    pub(crate) fn refill(&self, index: u32, count: u32, pool: &Pool) -> bool {
+        match self.map.put(index, count, Some(pool)) {
             Put::InUse => false,
             Put::Pooled => true,
             Put::Free if self.map.is_writable() && self.shares.wants_reserve() => {
@@ -108,8 +108,9 @@ impl Attachment {
     /// Takes every buffer from user space, which is gone.
     pub(crate) fn reclaim(&self) {
         for index in 0..self.buffers.len() {
-            for _ in 0..self.buffers.reclaim(index, &self.shares) {
-                self.put(index);
+            let count = self.buffers.reclaim(index, &self.shares);
+            if count > 0 {
+                self.put(index, count);
             }
         }
     }

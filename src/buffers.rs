@@ -33,9 +33,14 @@ pub(crate) type Slot = u32;
 /// Charged to nobody: user space has had the buffer from the start.
 const NOBODY: Slot = Slot::MAX;
 
-/// A fill entry named a buffer that user space does not hold.
+/// What user space gave back of its counts of a buffer.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NotHeld;
+pub(crate) struct Returned {
+    /// How many it had of those that it gave back.
+    pub(crate) count: u32,
+    /// The socket that is to be charged with the buffer no longer.
+    pub(crate) discharged: Option<Slot>,
+}
 
 /// What the sockets of a context may hold of its buffers.
 pub(crate) struct Shares {
@@ -179,32 +184,34 @@ impl Buffers {
         }
     }
 
-    /// User space gets the buffer, or another part of it, through the socket `slot`. Returns whether that is to be charged with it.
+    /// User space gets `parts` of the buffer, or more of them, through the socket `slot`. Returns whether that is to be charged with it.
     #[inline(always)]
-    pub(crate) fn deliver(&self, index: u32, slot: Slot) -> bool {
+    pub(crate) fn deliver(&self, index: u32, slot: Slot, parts: u32) -> bool {
         let old = self.update(index, |by, count| {
             let by = if count == 0 { slot } else { by };
-            Some(pack(by, count.wrapping_add(1)))
+            Some(pack(by, count.wrapping_add(parts)))
         });
         matches!(old, Some((_, 0)))
     }
 
-    /// User space gives back one of its counts. Returns the socket that is to be charged with the buffer no longer, if it was the last.
+    /// User space gives back `count` of its counts, or those that it has.
     #[inline(always)]
-    pub(crate) fn take_back(
-        &self,
-        index: u32,
-        shares: &Shares,
-    ) -> core::result::Result<Option<Slot>, NotHeld> {
-        let old = self.update(index, |by, count| Some(pack(by, count.checked_sub(1)?)));
-        match old.ok_or(NotHeld)? {
-            (NOBODY, 1) => {
-                shares.release(NOBODY, 1);
-                Ok(None)
+    pub(crate) fn take_back(&self, index: u32, count: u32, shares: &Shares) -> Returned {
+        let old = self.update(index, |by, had| {
+            (had > 0).then(|| pack(by, had.saturating_sub(count)))
+        });
+        let (slot, had) = old.unwrap_or((NOBODY, 0));
+        let mut returned = Returned {
+            count: had.min(count),
+            discharged: None,
+        };
+        if had > 0 && had <= count {
+            match slot {
+                NOBODY => shares.release(NOBODY, 1),
+                slot => returned.discharged = Some(slot),
             }
-            (slot, 1) => Ok(Some(slot)),
-            _ => Ok(None),
         }
+        returned
     }
 
     /// User space loses all of its counts; returns how many.
@@ -284,13 +291,17 @@ mod tests {
         ))
     }
 
+    fn returned(count: u32, discharged: Option<Slot>) -> Returned {
+        Returned { count, discharged }
+    }
+
     #[test]
     fn a_buffer_is_donated_once() -> Result {
         let (buffers, shares) = buffers(2)?;
-        assert_eq!(buffers.take_back(1, &shares), Ok(None));
-        assert_eq!(buffers.take_back(1, &shares), Err(NotHeld));
-        assert_eq!(buffers.take_back(0, &shares), Ok(None));
-        assert_eq!(buffers.take_back(2, &shares), Err(NotHeld));
+        assert_eq!(buffers.take_back(1, 1, &shares), returned(1, None));
+        assert_eq!(buffers.take_back(1, 1, &shares), returned(0, None));
+        assert_eq!(buffers.take_back(0, 1, &shares), returned(1, None));
+        assert_eq!(buffers.take_back(2, 1, &shares), returned(0, None));
         assert_eq!(shares.donated.load(Relaxed), 2);
         Ok(())
     }
@@ -298,14 +309,29 @@ mod tests {
     #[test]
     fn each_delivery_is_returned_once_and_charged_to_the_first() -> Result {
         let (buffers, shares) = buffers(1)?;
-        assert_eq!(buffers.take_back(0, &shares), Ok(None));
-        assert!(buffers.deliver(0, 3));
-        assert!(!buffers.deliver(0, 2));
-        assert_eq!(buffers.take_back(0, &shares), Ok(None));
-        assert_eq!(buffers.take_back(0, &shares), Ok(Some(3)));
-        assert_eq!(buffers.take_back(0, &shares), Err(NotHeld));
-        assert!(buffers.deliver(0, 2));
-        assert_eq!(buffers.take_back(0, &shares), Ok(Some(2)));
+        assert_eq!(buffers.take_back(0, 1, &shares), returned(1, None));
+        assert!(buffers.deliver(0, 3, 1));
+        assert!(!buffers.deliver(0, 2, 1));
+        assert_eq!(buffers.take_back(0, 1, &shares), returned(1, None));
+        assert_eq!(buffers.take_back(0, 1, &shares), returned(1, Some(3)));
+        assert_eq!(buffers.take_back(0, 1, &shares), returned(0, None));
+        assert!(buffers.deliver(0, 2, 1));
+        assert_eq!(buffers.take_back(0, 1, &shares), returned(1, Some(2)));
+        assert_eq!(shares.donated.load(Relaxed), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn counts_come_and_go_together() -> Result {
+        let (buffers, shares) = buffers(1)?;
+        // Of two, user space has one to begin with.
+        assert_eq!(buffers.take_back(0, 2, &shares), returned(1, None));
+        assert_eq!(shares.donated.load(Relaxed), 1);
+        assert!(buffers.deliver(0, 3, 5));
+        assert_eq!(buffers.take_back(0, 4, &shares), returned(4, None));
+        assert!(!buffers.deliver(0, 2, 2));
+        assert_eq!(buffers.take_back(0, 9, &shares), returned(3, Some(3)));
+        assert_eq!(buffers.take_back(0, 9, &shares), returned(0, None));
         assert_eq!(shares.donated.load(Relaxed), 1);
         Ok(())
     }
@@ -313,10 +339,10 @@ mod tests {
     #[test]
     fn reclaiming_takes_all_counts() -> Result {
         let (buffers, shares) = buffers(2)?;
-        assert!(!buffers.deliver(1, 0));
+        assert!(!buffers.deliver(1, 0, 1));
         assert_eq!(buffers.reclaim(1, &shares), 2);
         assert_eq!(buffers.reclaim(1, &shares), 0);
-        assert_eq!(buffers.take_back(1, &shares), Err(NotHeld));
+        assert_eq!(buffers.take_back(1, 1, &shares), returned(0, None));
         assert_eq!(shares.donated.load(Relaxed), 1);
         Ok(())
     }
@@ -324,8 +350,8 @@ mod tests {
     #[test]
     fn a_buffer_may_be_reclaimed_before_it_is_charged() -> Result {
         let (buffers, shares) = buffers(1)?;
-        assert_eq!(buffers.take_back(0, &shares), Ok(None));
-        assert!(buffers.deliver(0, 3));
+        assert_eq!(buffers.take_back(0, 1, &shares), returned(1, None));
+        assert!(buffers.deliver(0, 3, 1));
         assert_eq!(buffers.reclaim(0, &shares), 1);
         shares.charge(3, 1);
         assert_eq!(shares.held(3), 0);

@@ -8,10 +8,7 @@
 
 use crate::{
     attach::Attachment,
-    buffers::{
-        NotHeld,
-        Slot, //
-    },
+    buffers::Slot,
     context::Context,
     context::Table,
     ffi::{
@@ -196,14 +193,18 @@ impl Queue {
         let mut fill = self.fill.lock();
         let mut returns = Returns::new(self, &mut fill.ring, &guard);
         while given < max {
-            let Some((attachment, index)) = returns.next() else {
+            let Some(Return {
+                attachment,
+                index,
+                count,
+                ..
+            }) = returns.next()
+            else {
                 break;
             };
-            if attachment.refill(index, pool) {
-                given += 1;
-            } else {
-                self.stats.drained.add(1);
-            }
+            let pooled = u32::from(attachment.refill(index, count, pool));
+            given += pooled;
+            self.stats.drained.add((count - pooled).into());
         }
         self.stats.filled.add(given.into());
         // What is on the ring still is charged to sockets, of which none is to stall for that.
@@ -284,11 +285,21 @@ impl Queue {
     /// Takes as much off the ring as may be looked at.
     #[cold]
     fn drain_some(&self, returns: &mut Returns<'_, '_>) {
-        while let Some((attachment, index)) = returns.next() {
-            attachment.put(index);
-            self.stats.drained.add(1);
+        while let Some(back) = returns.next() {
+            back.attachment.put(back.index, back.count);
+            self.stats.drained.add(back.count.into());
         }
     }
+}
+
+/// Counts of a buffer that user space gives back.
+struct Return<'a> {
+    attachment: &'a Attachment,
+    index: u32,
+    /// How many in a row.
+    count: u32,
+    /// What the first entry said.
+    addr: u64,
 }
 
 /// The buffers that user space gives back, in one go.
@@ -298,6 +309,8 @@ struct Returns<'a, 'f> {
     guard: &'a rcu::Guard,
     /// What the last one is of, and mostly the next, too. It was live when it was found under the RCU guard that is still held.
     home: Option<&'a Attachment>,
+    /// What was popped last, if it is not of the buffer of the one before and has not been looked at for that.
+    ahead: Option<Return<'a>>,
     /// Entries that may be looked at yet.
     left: u32,
     /// The socket that the last buffer was charged to, and of how many in a row it is to be discharged yet.
@@ -316,34 +329,59 @@ impl<'a, 'f> Returns<'a, 'f> {
             ring,
             guard,
             home: None,
+            ahead: None,
             left: BATCH,
             slot: 0,
             returned: 0,
         }
     }
 
-    /// Takes the next one off the ring. Ends when that is empty or enough entries have been looked at.
+    /// Takes what is next off the ring, and all that is of the same buffer: packets share one, and come back together mostly. Ends when
+    /// the ring is empty or enough entries have been looked at.
     #[inline(always)]
-    fn next(&mut self) -> Option<(&'a Attachment, u32)> {
-        while self.left > 0 {
-            let entry = self.ring.pop()?;
-            self.left -= 1;
-            let addr = usize::try_from(entry.addr).unwrap_or(usize::MAX);
-            let near = self.home.and_then(|home| Some((home, home.buffer(addr)?)));
-            let Some((attachment, index)) = near.or_else(|| self.find(addr)) else {
-                self.bad_addr(entry.addr);
-                continue;
-            };
-            let shares = self.queue.context.shares();
-            match attachment.buffers.take_back(index, shares) {
-                Ok(Some(slot)) => self.discharge(slot),
-                Ok(None) => {}
-                Err(NotHeld) => {
-                    self.bad_return(attachment, entry.addr);
-                    continue;
+    fn next(&mut self) -> Option<Return<'a>> {
+        loop {
+            let mut back = self.ahead.take().or_else(|| self.pop())?;
+            while let Some(more) = self.pop() {
+                if more.index != back.index || !core::ptr::eq(more.attachment, back.attachment) {
+                    self.ahead = Some(more);
+                    break;
                 }
+                back.count += 1;
             }
-            return Some((attachment, index));
+            let shares = self.queue.context.shares();
+            let buffers = &back.attachment.buffers;
+            let returned = buffers.take_back(back.index, back.count, shares);
+            if let Some(slot) = returned.discharged {
+                self.discharge(slot);
+            }
+            if returned.count < back.count {
+                self.bad_returns(&back, back.count - returned.count);
+                back.count = returned.count;
+            }
+            if back.count > 0 {
+                return Some(back);
+            }
+        }
+    }
+
+    /// Takes the next entry that names a buffer off the ring.
+    #[inline(always)]
+    fn pop(&mut self) -> Option<Return<'a>> {
+        while self.left > 0 {
+            let addr = self.ring.pop()?.addr;
+            self.left -= 1;
+            let at = usize::try_from(addr).unwrap_or(usize::MAX);
+            let near = self.home.and_then(|home| Some((home, home.buffer(at)?)));
+            if let Some((attachment, index)) = near.or_else(|| self.find(at)) {
+                return Some(Return {
+                    attachment,
+                    index,
+                    count: 1,
+                    addr,
+                });
+            }
+            self.bad_addr(addr);
         }
         None
     }
@@ -388,19 +426,25 @@ impl<'a, 'f> Returns<'a, 'f> {
         queue.context.stats().add(OfContext::BadAddr, 1);
     }
 
-    /// The entry names a buffer that user space does not hold.
+    /// `count` entries name a buffer that user space does not hold, or not so often.
     #[cold]
-    fn bad_return(&self, attachment: &Attachment, addr: u64) {
+    fn bad_returns(&self, back: &Return<'_>, count: u32) {
         let queue = self.queue;
-        trace::bad_return(queue.context.id(), queue.id, addr);
-        queue.stats.bad_return.add(1);
-        attachment.stats.add(OfRegion::BadReturn, 1);
-        queue.context.stats().add(OfContext::BadReturn, 1);
+        for _ in 0..count {
+            trace::bad_return(queue.context.id(), queue.id, back.addr);
+        }
+        let count = count.into();
+        queue.stats.bad_return.add(count);
+        back.attachment.stats.add(OfRegion::BadReturn, count);
+        queue.context.stats().add(OfContext::BadReturn, count);
     }
 
     /// Gives the places of the entries back.
     fn end(mut self) {
         self.settle();
+        if self.ahead.is_some() {
+            self.ring.unpop();
+        }
         if self.left < BATCH {
             self.ring.release();
         }

@@ -160,7 +160,7 @@ impl Rx {
 
     fn close_copy(&mut self) {
         if let Some(copy) = self.copy.take() {
-            copy.attachment.put(copy.index);
+            copy.attachment.put(copy.index, 1);
         }
     }
 
@@ -198,13 +198,8 @@ impl Rx {
         place: Place<'_>,
         _rcu: &rcu::Guard,
     ) -> core::result::Result<(), Stop> {
-        if let Some(tail) = &mut self.tail {
-            // Bytes that follow in the same buffer share its entry, and its count.
-            if place.offset != 0 && tail.addr + tail.len == place.addr {
-                tail.len += u64::from(place.len);
-                self.ring.amend(*tail);
-                return Ok(());
-            }
+        if self.extend(&place) {
+            return Ok(());
         }
         if self.room == 0 {
             let held = context.shares().held(socket.id());
@@ -213,6 +208,28 @@ impl Rx {
                 return Err(Stop::Share);
             }
         }
+        self.push(&place)?;
+        self.hold(socket, place.attachment, place.index, 1);
+        Ok(())
+    }
+
+    /// Makes the last entry longer, if the bytes follow it in the same buffer: they share its count.
+    #[inline(always)]
+    fn extend(&mut self, place: &Place<'_>) -> bool {
+        let Some(tail) = &mut self.tail else {
+            return false;
+        };
+        if place.offset == 0 || tail.addr + tail.len != place.addr {
+            return false;
+        }
+        tail.len += u64::from(place.len);
+        self.ring.amend(*tail);
+        true
+    }
+
+    /// Makes an entry, which user space is not to see before [`Self::hold`].
+    #[inline(always)]
+    fn push(&mut self, place: &Place<'_>) -> core::result::Result<(), Stop> {
         let entry = RxEntry {
             addr: place.addr,
             len: place.len.into(),
@@ -221,13 +238,18 @@ impl Rx {
             return Err(Stop::Ring);
         }
         self.tail = Some(entry);
-        // The reference first: from the count on user space may give it back.
-        place.attachment.map.get(place.index);
-        if place.attachment.buffers.deliver(place.index, socket.id()) {
-            self.room -= 1;
+        Ok(())
+    }
+
+    /// Has user space hold a buffer of which it gets `parts` more entries.
+    #[inline(always)]
+    fn hold(&mut self, socket: &Socket, attachment: &Attachment, index: u32, parts: u32) {
+        // The references first: from the counts on user space may give them back.
+        attachment.map.get(index, parts);
+        if attachment.buffers.deliver(index, socket.id(), parts) {
+            self.room = self.room.saturating_sub(1);
             self.charged += 1;
         }
-        Ok(())
     }
 
     /// Delivers `part` and those of `pieces` that follow and are like it. Returns how many bytes; fewer than all set the reason to stop.
@@ -253,18 +275,23 @@ impl Rx {
         let mut near = pieces.clone();
         let mut taken = 0;
         loop {
-            let place = Place {
+            let place = |offset, len| Place {
                 attachment,
                 index: part.index,
-                offset: part.offset,
-                addr: addresses.of(part.index, part.offset),
-                len: part.len,
+                offset,
+                addr: addresses.of(part.index, offset),
+                len,
             };
-            if let Err(stop) = self.deliver_live(context, socket, place, rcu) {
+            let first = place(part.offset, part.len);
+            if let Err(stop) = self.deliver_live(context, socket, first, rcu) {
                 self.stop = Some(stop);
                 break;
             }
             taken += part.len;
+            taken += self.parts_of_same(socket, &part, &mut near, place);
+            if self.stop.is_some() {
+                break;
+            }
             match near.next_like(&part) {
                 Some(next) => part = next,
                 None => break,
@@ -273,6 +300,35 @@ impl Rx {
         *pieces = near;
         if taken > 0 {
             tally.zerocopy(attachment, queue, taken);
+        }
+        taken
+    }
+
+    /// Delivers those of `pieces` that follow in the buffer of `part`, at the places that `place` says. Returns how many bytes; if there is
+    /// no room for all, it sets the reason to stop. What they need is done once: that there is room for the buffer was seen with `part`, and
+    /// until they are held, which is before user space sees any of them, the packet holds it.
+    #[inline(always)]
+    fn parts_of_same<'a>(
+        &mut self,
+        socket: &Socket,
+        part: &Part<'a>,
+        pieces: &mut PieceIter<'a>,
+        place: impl Fn(u32, u32) -> Place<'a>,
+    ) -> u32 {
+        let (mut taken, mut entries) = (0, 0);
+        while let Some((offset, len)) = pieces.next_in(part) {
+            let place = place(offset, len);
+            if !self.extend(&place) {
+                if let Err(stop) = self.push(&place) {
+                    self.stop = Some(stop);
+                    break;
+                }
+                entries += 1;
+            }
+            taken += len;
+        }
+        if entries > 0 {
+            self.hold(socket, part.attachment, part.index, entries);
         }
         taken
     }

@@ -297,6 +297,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_popped_last_can_be_put_back() -> Result {
+        let (mut producer, mut consumer) = pair(16)?;
+        for entry in 0..16 {
+            assert!(producer.push(entry).is_ok());
+        }
+        producer.publish();
+        assert_eq!(consumer.pop(), Some(0));
+        consumer.release();
+        assert_eq!(consumer.pop(), Some(1));
+        consumer.unpop();
+        assert_eq!(consumer.pop(), Some(1));
+        consumer.unpop();
+        // As if the producer had got that place back: then there were more than fit.
+        consumer.memory().store_producer(18);
+        assert_eq!(consumer.pop(), Some(1));
+        assert_eq!(consumer.available(), 16);
+        consumer.unpop();
+        assert_eq!(consumer.pop(), Some(2));
+        Ok(())
+    }
+
+    #[test]
     fn a_false_producer_index_reads_as_empty() -> Result {
         let (_, mut consumer) = pair(16)?;
         for claim in [17, 1 << 31, u32::MAX] {

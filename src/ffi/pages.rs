@@ -146,21 +146,20 @@ unsafe fn references<'a>(niov: *mut abi::net_iov) -> &'a AtomicI64 {
     unsafe { AtomicI64::from_ptr(&raw mut (*niov).desc.pp_ref_count.counter) }
 }
 
-/// Drops a reference of a net_iov. Returns whether it was the last one. As page_pool_unref_and_test(), which would be a call.
+/// Drops `dropped` references of a net_iov. Returns whether they were the last. As page_pool_unref_netmem(), which would be a call.
 ///
 /// # Safety
 ///
-/// `niov` is a net_iov; the caller gives up a reference.
+/// `niov` is a net_iov; the caller gives up so many references, of one at least.
 #[inline(always)]
-unsafe fn unref_and_test(niov: *mut abi::net_iov) -> bool {
+unsafe fn unref_and_test(niov: *mut abi::net_iov, dropped: u32) -> bool {
     // SAFETY: By this function's requirements.
     let count = unsafe { references(niov) };
-    // Who has the last one has the net_iov alone, and finds one again whose count is one.
-    if count.load(Ordering::Relaxed) == 1 {
-        return true;
-    }
-    let last = count.fetch_sub(1, Ordering::SeqCst) == 1;
-    if last {
+    let dropped = i64::from(dropped);
+    // Who has the last ones has the net_iov alone, and is to find one again whose count is one.
+    let last = count.load(Ordering::Relaxed) == dropped
+        || count.fetch_sub(dropped, Ordering::SeqCst) == dropped;
+    if last && count.load(Ordering::Relaxed) != 1 {
         count.store(1, Ordering::Relaxed);
     }
     last
@@ -519,24 +518,24 @@ impl Map {
         Some(unsafe { niov.offset_from(self.0.niovs.as_ptr().cast()) } as u32)
     }
 
-    /// Takes a reference to a buffer of which another exists.
+    /// Takes `count` references to a buffer of which another exists.
     #[inline(always)]
-    pub(crate) fn get(&self, index: u32) {
+    pub(crate) fn get(&self, index: u32, count: u32) {
         if let Some(niov) = self.niov(index) {
             // As page_pool_ref_netmem(), which would be a call.
             // SAFETY: By the type invariants it is a net_iov.
-            unsafe { references(niov) }.fetch_add(1, Ordering::Relaxed);
+            unsafe { references(niov) }.fetch_add(count.into(), Ordering::Relaxed);
         }
     }
 
-    /// Drops a reference to a buffer, on behalf of `pool` or of nobody.
-    pub(crate) fn put(&self, index: u32, pool: Option<&Pool>) -> Put {
+    /// Drops `count` references to a buffer, of one at least, on behalf of `pool` or of nobody.
+    pub(crate) fn put(&self, index: u32, count: u32, pool: Option<&Pool>) -> Put {
         let Some(niov) = self.niov(index) else {
             return Put::InUse;
         };
         let netmem = netmem_of(niov);
         // SAFETY: By the type invariants it is a net_iov.
-        if !unsafe { unref_and_test(niov) } {
+        if !unsafe { unref_and_test(niov, count) } {
             return Put::InUse;
         }
         // SAFETY: As above. That was the last reference: the field is ours, or of a pool whose last buffer this is not yet.

@@ -40,6 +40,8 @@ pub(crate) struct Part<'a> {
     pub(crate) len: u32,
     /// What the NIC received them through.
     pub(crate) queue: Option<&'a Queue>,
+    /// The stack's reference to the buffer.
+    netmem: abi::netmem_ref,
 }
 
 /// Received bytes.
@@ -139,7 +141,22 @@ impl<'a> PieceIter<'a> {
             len,
             // SAFETY: As above, it is one of ours, and `find()` has seen that the packet has a reference to each of those.
             queue: unsafe { queue_of(niov) },
+            netmem: frag.netmem,
         })
+    }
+
+    /// Takes what is next if that lies in the buffer of `part`, which came last: where in the buffer, and how many bytes.
+    #[inline(always)]
+    pub(crate) fn next_in(&mut self, part: &Part<'a>) -> Option<(u32, u32)> {
+        let left = self.end - self.at;
+        let same = |frag: &&abi::skb_frag_t| left != 0 && frag.netmem == part.netmem;
+        let frag = self.frags.as_slice().first().filter(same)?;
+        self.frags.next();
+        // As in `next_like()`.
+        let len = frag.len.min(left);
+        self.start += frag.len;
+        self.at += len;
+        Some((frag.offset, len))
     }
 
     /// Takes what is next if that, like `part`, which came last, lies in a buffer of that attachment and came through that queue.
@@ -166,6 +183,7 @@ impl<'a> PieceIter<'a> {
             offset: frag.offset,
             len,
             queue,
+            netmem: frag.netmem,
         })
     }
 

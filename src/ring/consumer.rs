@@ -71,6 +71,16 @@ impl<M: Memory> Consumer<M> {
         Some(entry)
     }
 
+    /// Puts the entry that was popped last back, which was not released.
+    pub(crate) fn unpop(&mut self) {
+        let next = self.next.wrapping_sub(1);
+        // Else the producer has lied about how many there are.
+        if super::used(self.produced, next, self.memory.entries()).is_some() {
+            // INVARIANT: It was just checked.
+            self.next = next;
+        }
+    }
+
     /// Gives the slots of all popped entries back to the producer.
     ///
     /// Returns whether the producer had stalled: it is to be told that there is room again.
