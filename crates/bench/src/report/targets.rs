@@ -49,7 +49,7 @@ pub(super) fn print(rows: &[Row]) {
     if targets.is_empty() {
         return;
     }
-    println!("\n{:<72} {:>9}  target", "target", "found");
+    println!("\n{:<80} {:>9}  target", "target", "found");
     for target in targets {
         let verdict = if target.limit.holds(target.found) {
             "met"
@@ -57,7 +57,7 @@ pub(super) fn print(rows: &[Row]) {
             "missed"
         };
         println!(
-            "{:<72} {:>9.3}  {}: {verdict}",
+            "{:<80} {:>9.3}  {}: {verdict}",
             target.what, target.found, target.limit
         );
     }
@@ -101,9 +101,10 @@ fn at(rows: &[Row], profile: &str, mtu: u32, targets: &mut Vec<Target>) {
             targets.push(Target { what, found, limit });
         }
     };
-    let ratio = |direction, metric, path| {
-        Some(median(direction, "netgpu", metric)? / median(direction, path, metric)?)
+    let ratio_of = |direction, metric, ours, path| {
+        Some(median(direction, ours, metric)? / median(direction, path, metric)?)
     };
+    let ratio = |direction, metric, path| ratio_of(direction, metric, "netgpu", path);
 
     let work = "instructions/MiB";
     for (direction, path, limit) in [
@@ -116,6 +117,14 @@ fn at(rows: &[Row], profile: &str, mtu: u32, targets: &mut Vec<Target>) {
         let what = format!("{direction}: {work} relative to {path}");
         add(what, ratio(direction, work, path), limit);
     }
+    for (path, limit) in [
+        ("trunc", Limit::AtMost(1.05)),
+        ("zcrx-64k", Limit::Below(1.0)),
+        ("devmem", Limit::Below(1.0)),
+    ] {
+        let what = format!("rx: {work} with buffers of 64 KiB relative to {path}");
+        add(what, ratio_of("rx", work, "netgpu-64k", path), limit);
+    }
     for direction in ["rx", "tx"] {
         let touched = median(direction, "netgpu", "touched-bytes/byte");
         // To three digits.
@@ -126,9 +135,15 @@ fn at(rows: &[Row], profile: &str, mtu: u32, targets: &mut Vec<Target>) {
         let share = median(direction, "netgpu", "share-of-link@limited");
         add(what, share, Limit::AtLeast(0.95));
     }
-    for path in ["read", "trunc", "tcp-zerocopy", "zcrx", "devmem"] {
+    let others = ["read", "trunc", "tcp-zerocopy", "zcrx", "devmem"];
+    for path in others {
         let what = format!("rx: speed relative to {path}");
         add(what, ratio("rx", "Mbit/s", path), Limit::Above(1.0));
+    }
+    for path in others.into_iter().chain(["zcrx-64k"]) {
+        let what = format!("rx: speed with buffers of 64 KiB relative to {path}");
+        let speed = ratio_of("rx", "Mbit/s", "netgpu-64k", path);
+        add(what, speed, Limit::Above(1.0));
     }
     for (tag, how) in [("sockets", ""), ("unmerged-sockets", ", without GRO")] {
         let packets = |sockets| {
