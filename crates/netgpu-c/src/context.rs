@@ -34,9 +34,8 @@ pub unsafe extern "C" fn netgpu_open_ctx(
 }
 
 /// As netgpu_open_ctx(), for a context that receives into buffers of `buffer_size` bytes: a power of two from 4096, which
-/// netgpu_open_ctx() takes, to 131072. Devices that pack the payload of many packets into a buffer, such as ConnectX-7 with hardware
-/// GRO, have less to do with larger ones; but one comes back only when all pieces in it were given back. Others have none, which
-/// netgpu_open_ifq() finds out. What is attached consists of whole buffers, each in one piece for the device: of memory of the host,
+/// netgpu_open_ctx() takes, to 131072. The payload of many packets shares a larger one, which is less work for all;
+/// but one comes back only when all pieces in it were given back. Some drivers have none, which netgpu_open_ifq() finds out. What is attached consists of whole buffers, each in one piece for the device: of memory of the host,
 /// MEMTYPE_HUGE, or any behind an IOMMU; of memory of a GPU, pieces are 64 KiB as a rule.
 ///
 /// Returns what netgpu_open_ctx() returns, or: -EINVAL, there are no buffers of that size.

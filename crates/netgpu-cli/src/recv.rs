@@ -38,8 +38,7 @@ pub(crate) struct Arguments {
     /// Use huge pages of 2 MiB.
     #[arg(long)]
     huge: bool,
-    /// Bytes of a receive buffer, 4K to 128K, for a NIC that packs the payload of many packets into one (ConnectX-7). From 8K on, memory of
-    /// the host is in huge pages.
+    /// Bytes of a receive buffer, 4K to 128K, which the payload of many packets shares. From 8K on, memory of the host is in huge pages.
     #[arg(long, value_name = "SIZE", default_value_t = BUFFER_SIZE, value_parser = Size::parse)]
     buffer_size: Size,
     /// Where to write what is received: a file, - for stdout, or none.

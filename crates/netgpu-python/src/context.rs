@@ -32,8 +32,8 @@ pub(crate) use dict;
 
 /// Regions, receive queues and sockets of the network device `interface`, in the network namespace of the calling thread.
 ///
-/// buffer_size: bytes of a receive buffer, a power of two from 4096 to 131072. Devices that pack the payload of many packets into a buffer
-/// (ConnectX-7) can have larger ones than 4096; memory of the CPU for them is a Region with backing="huge".
+/// buffer_size: bytes of a receive buffer, a power of two from 4096 to 131072. The payload of many packets shares a larger one, which makes a
+/// stream cheaper; memory of the CPU for those is a Region with backing="huge".
 ///
 /// Queues and sockets go on when the context was closed.
 #[pyclass(frozen, module = "netgpu")]

@@ -57,8 +57,8 @@ impl Context {
 
     /// Opens a context as [`Context::open`] does, with receive buffers of `buffer_size` bytes instead of the smallest, of 4096.
     ///
-    /// Devices that pack the payload of many packets into a buffer (hardware GRO: ConnectX-7) can do with larger ones, which cost
-    /// less: a [`Piece`](crate::Piece) has more bytes, and fewer buffers go round. But a buffer comes back only as a whole, when the last
+    /// The payload of many packets shares a larger one, so fewer go round, and where a device packs payload (hardware GRO: ConnectX-7)
+    /// a [`Piece`](crate::Piece) has more bytes: a stream costs less. But a buffer comes back only as a whole, when the last
     /// piece in it was dropped. Each buffer is one piece for the device, so memory of the host is to be in huge pages
     /// ([`Backing::Huge2M`](crate::Backing::Huge2M)), unless the device is behind an IOMMU.
     ///

@@ -214,9 +214,10 @@ struct netgpu_add_region {
  * @reserved: zero
  * @reserved2: zero
  *
- * The regions of the context are cut into buffers of that size. A device that
- * packs payload into buffers (hardware GRO) needs fewer of them if they are
- * larger, and an rx entry has more bytes; but a buffer comes back only as a whole.
+ * The regions of the context are cut into buffers of that size. A device needs
+ * fewer of them if they are larger, as many packets share one, and where it packs
+ * payload (hardware GRO) an rx entry has more bytes; but a buffer comes back only
+ * as a whole.
  * Each is in one piece for the device: host memory is in huge pages, or behind an
  * IOMMU.
  *

@@ -1,0 +1,1 @@
+../buffers/run.sh
