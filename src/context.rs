@@ -497,7 +497,8 @@ impl Context {
         let wanted = QueueParams {
             index: request.queue,
             hds_offset: request.hds_offset.unwrap_or(HDS_OFFSET),
-            headroom: HEADROOM,
+            headroom: if request.padded { 0 } else { HEADROOM },
+            packed: request.padded,
         };
         let _queueing = self.queueing.lock();
         let headroom = match device.open_queue(queue, wanted) {
@@ -506,6 +507,7 @@ impl Context {
                 let plain = QueueParams {
                     hds_offset: 0,
                     headroom: 0,
+                    packed: false,
                     ..wanted
                 };
                 device.open_queue(queue, plain)

@@ -85,11 +85,13 @@ pub(crate) struct OpenQueue {
     pub(crate) entries: u32,
     /// Longest header in bytes, if user space cares.
     pub(crate) hds_offset: Option<u16>,
+    /// Whether all headers are that long.
+    pub(crate) padded: bool,
 }
 
 /// `NETGPU_IOC_OPEN_QUEUE`: without the place for the message, which changes nothing.
 pub(crate) fn open_queue(raw: &uapi::OpenQueue) -> Result<OpenQueue> {
-    zero(&[raw.flags.into()])?;
+    zero(&[(raw.flags & !uapi::QUEUE_PADDED).into()])?;
     zero(&raw.reserved)?;
     // What the kernel can hand to a driver.
     let hds_offset = u16::try_from(raw.hds_offset)?;
@@ -97,6 +99,7 @@ pub(crate) fn open_queue(raw: &uapi::OpenQueue) -> Result<OpenQueue> {
         queue: raw.queue,
         entries: ring_entries(raw.fill_entries)?,
         hds_offset: (hds_offset != 0).then_some(hds_offset),
+        padded: raw.flags & uapi::QUEUE_PADDED != 0,
     })
 }
 
@@ -315,14 +318,16 @@ mod tests {
             fill_entries: 64,
             ..Default::default()
         };
-        assert!(open_queue(&good()).is_ok_and(|r| r.hds_offset.is_none()));
+        assert!(open_queue(&good()).is_ok_and(|r| r.hds_offset.is_none() && !r.padded));
+        let padded = uapi::OpenQueue { flags: 1, ..good() };
+        assert!(open_queue(&padded).is_ok_and(|r| r.padded));
         let offset = uapi::OpenQueue {
             hds_offset: 94,
             ..good()
         };
         assert!(open_queue(&offset).is_ok_and(|r| r.hds_offset == Some(94)));
         for bad in [
-            uapi::OpenQueue { flags: 1, ..good() },
+            uapi::OpenQueue { flags: 2, ..good() },
             uapi::OpenQueue {
                 fill_entries: 0,
                 ..good()

@@ -50,6 +50,8 @@ pub(crate) struct QueueParams {
     pub(crate) hds_offset: u16,
     /// Bytes kept free in front of the payload, or 0.
     pub(crate) headroom: u16,
+    /// Whether the payload of packets is to lie in a row, where the device does not pack it anyway.
+    pub(crate) packed: bool,
 }
 
 /// That a device did not open a queue, and what is known about it.
@@ -101,6 +103,7 @@ impl Device {
         let params = abi::pp_memory_provider_params {
             hds_offset: wanted.hds_offset,
             hds_headroom: wanted.headroom,
+            hds_packed: wanted.packed,
             // A device that has no choice of them need not be asked.
             rx_page_size: match queue.buffer_size().bytes() {
                 BUFFER_SIZE => 0,

@@ -8,6 +8,8 @@
 #include "memory.h"
 
 #include <dirent.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
 
 /* Bytes of memory of a receiver: 64 of the largest buffers. */
 #undef LEN
@@ -346,6 +348,81 @@ TEST_F_TIMEOUT(buffers, queue_again, 120)
 	EXPECT_FALSE(seen.torn);
 	ASSERT_EQ(0, ng_socket_stats(r->fd, r->socket_id, &stats));
 	EXPECT_EQ(4 * total, stats.rx_zerocopy + stats.rx_copied);
+}
+
+/* Of a queue that splits at a fixed offset, which all headers reach, because this program runs with `netgpu pad`, or do not. */
+FIXTURE(padded)
+{
+	int queue;
+	struct receiver r;
+};
+
+FIXTURE_VARIANT(padded)
+{
+	size_t unit;
+};
+
+FIXTURE_VARIANT_ADD(padded, in_4k)	{ 1UL << 12 };
+FIXTURE_VARIANT_ADD(padded, in_64k)	{ 1UL << 16 };
+
+FIXTURE_SETUP(padded)
+{
+	struct netgpu_open_queue q = { .flags = NETGPU_QUEUE_PADDED, .hds_offset = 14 + 20 + 60 };
+	struct receiver *r = &self->r;
+
+	self->queue = nic_queues() - 1;
+	ASSERT_EQ(0, nic_prepare(self->queue));
+	ASSERT_EQ(0, receiver_open_buffers(r, self->queue, RULE, variant->unit, LEN, NULL, HOST_MEMORY));
+	ASSERT_EQ(0, ng_close_queue(r->fd, r->queue_id));
+	munmap(r->fill.head, r->fill.len);
+	q.queue = self->queue;
+	q.fill_entries = r->fill.entries;
+	ASSERT_EQ(0, ng_ioctl(r->fd, NETGPU_IOC_OPEN_QUEUE, &q));
+	r->queue_id = q.id;
+	map(&r->fill, r->fd, q.mmap_offset, q.mmap_len, r->fill.entries);
+}
+
+FIXTURE_TEARDOWN(padded)
+{
+	receiver_close(&self->r);
+	nic_restore();
+	EXPECT_TRUE(nic_works());
+}
+
+/* The payload of packets lies in a row, as many as share a buffer: a power of two. */
+TEST_F_TIMEOUT(padded, in_a_row, 120)
+{
+	size_t full, in_buffer = 1, sent = 0, total = 2 * LEN;
+	struct netgpu_socket_stats stats;
+	struct ifreq mtu = {};
+	struct seen seen = {};
+
+	strncpy(mtu.ifr_name, nic_name(), IFNAMSIZ - 1);
+	ASSERT_EQ(0, ioctl(self->r.pair[0], SIOCGIFMTU, &mtu));
+	full = mtu.ifr_mtu - 20 - 60;
+	while (2 * in_buffer * full <= variant->unit)
+		in_buffer *= 2;
+	ASSERT_EQ(total, stream(&self->r, &sent, 0, total, &seen, NULL));
+	EXPECT_FALSE(seen.torn);
+	TH_LOG("the longest entry has %zu bytes, the payload of a packet %zu", seen.longest, full);
+	EXPECT_GE(in_buffer * full, seen.longest);
+	EXPECT_LE(2 * full, seen.longest);
+	ASSERT_EQ(0, ng_socket_stats(self->r.fd, self->r.socket_id, &stats));
+	EXPECT_EQ(total, stats.rx_zerocopy);
+}
+
+/* Of payload behind shorter headers the first bytes are copied. */
+TEST_F_TIMEOUT(padded, not_padded, 120)
+{
+	struct netgpu_socket_stats stats;
+	size_t sent = 0, total = 2 * LEN;
+	struct seen seen = {};
+
+	ASSERT_EQ(total, stream(&self->r, &sent, 0, total, &seen, NULL));
+	ASSERT_EQ(0, ng_socket_stats(self->r.fd, self->r.socket_id, &stats));
+	EXPECT_LT(0U, stats.rx_copied);
+	EXPECT_GT(total / 8, stats.rx_copied);
+	EXPECT_EQ(total, stats.rx_zerocopy + stats.rx_copied);
 }
 
 /* The same memory in buffers of two sizes: a context with small ones sends from it what the other has received. */

@@ -61,10 +61,11 @@ in_c() {
 
 # What replaces all channels, or the interface, must come back with buffers of that size.
 reopened() {
-	local line rx
+	local line rx size="$1"
+	shift
 	until_true 20 huge_pages_are_back
 	nic_mtu 1500
-	receiver "$(address ours 4 5002)" --buffer-size "$1"
+	receiver "$(address ours 4 5002)" --buffer-size "$size" "$@"
 	peer_sender "$padded" "$(address ours 4 5002)" --bytes $((128 * MIB))
 	until_true 20 peer_connected
 	for rx in 256 1024; do
@@ -104,6 +105,13 @@ slow_reader() {
 	finished "$peer" 10 "$work/peer.err"
 	finished "$reader" 20 "$work/sum"
 	equal "sha256" "$(cut -d' ' -f1 "$work/sum")" "$(field "$(cat "$work/peer.out")" sha256)"
+}
+
+# Frames that are longer than the payload of a full one, by what nobody wants of them.
+with_fcs() {
+	ethtool -K "$NETGPU_DEV" rx-fcs on
+	defer ethtool -K "$NETGPU_DEV" rx-fcs off
+	stream 4 1500 "$@"
 }
 
 # A ring of the NIC's that is not longer than what would fit a buffer: not all of it may wait for one.
@@ -149,7 +157,7 @@ nic_up
 # Where it is not to be had, packets are split at a fixed offset, and what comes unpadded is copied in part.
 padded=plain
 ethtool -K "$NETGPU_DEV" rx-gro-hw on 2>/dev/null || padded=padded
-if [ -n "$iommu" ]; then plan 4; elif [ $padded = padded ]; then plan 14; else plan 16; fi
+if [ -n "$iommu" ]; then plan 4; elif [ $padded = padded ]; then plan 21; else plan 16; fi
 run stand_in
 modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
@@ -170,7 +178,16 @@ elif [ $padded = padded ]; then
 	run stream 4 1500 64K --memory 8M
 	run stream 4 9000 128K --memory 16M
 	run short_ring 128K
-	run reopened 64K
+	nic_mtu 1500
+	program padded netgpu pad ./buffers -t in_a_row
+	program not_padded ./buffers -t not_padded
+	nic_mtu 9000
+	program padded_at_mtu_9000 netgpu pad ./buffers -V in_4k -t in_a_row
+	run stream 4 1500 4K --padded
+	run stream 6 1500 64K --padded
+	run stream 4 9000 128K --padded
+	run with_fcs 64K --padded
+	run reopened 64K --padded
 	run slow_reader 64K
 else
 	program buffers ./buffers

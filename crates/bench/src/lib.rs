@@ -155,6 +155,9 @@ pub struct Recv {
     /// Bytes of a buffer of netgpu's or io_uring's queue. From 8192 on, memory of the host is in huge pages.
     #[arg(long, default_value_t = receive::PAGE, value_name = "SIZE", value_parser = at_least(receive::PAGE))]
     buffer_size: usize,
+    /// The sender pads its headers (`netgpu pad`): netgpu's payload lies in a row then.
+    #[arg(long)]
+    padded: bool,
     /// What rows have instead of the path's name.
     #[arg(long)]
     name: Option<String>,

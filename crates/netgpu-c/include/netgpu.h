@@ -146,9 +146,8 @@ int netgpu_open_ctx(struct netgpu_ctx **ctxp, const char *ifname);
 
 /**
  * As netgpu_open_ctx(), for a context that receives into buffers of `buffer_size` bytes: a power of two from 4096, which
- * netgpu_open_ctx() takes, to 131072. Devices that pack the payload of many packets into a buffer, such as ConnectX-7 with hardware
- * GRO, have less to do with larger ones; but one comes back only when all pieces in it were given back. Others have none, which
- * netgpu_open_ifq() finds out. What is attached consists of whole buffers, each in one piece for the device: of memory of the host,
+ * netgpu_open_ctx() takes, to 131072. The payload of many packets shares a larger one, which is less work for all;
+ * but one comes back only when all pieces in it were given back. Some drivers have none, which netgpu_open_ifq() finds out. What is attached consists of whole buffers, each in one piece for the device: of memory of the host,
  * MEMTYPE_HUGE, or any behind an IOMMU; of memory of a GPU, pieces are 64 KiB as a rule.
  *
  * Returns what netgpu_open_ctx() returns, or: -EINVAL, there are no buffers of that size.
@@ -234,6 +233,15 @@ int netgpu_open_ifq(struct netgpu_ifq **ifqp, struct netgpu_ctx *ctx, int queue_
  * Returns what netgpu_open_ifq() returns.
  */
 int netgpu_open_ifq_hds(struct netgpu_ifq **ifqp, struct netgpu_ctx *ctx, int queue_id, int fill_entries, int hds_offset);
+
+/**
+ * As netgpu_open_ifq_hds(), for a queue whose packets have headers of exactly `hds_offset` bytes, because their senders pad them
+ * (`netgpu pad`). Where the device splits packets at a fixed offset, payload then lies in a row, and what netgpu_get_rx_batch() tells of
+ * is that of many packets. Of payload behind shorter headers the first bytes are told of by themselves.
+ *
+ * Returns what netgpu_open_ifq() returns.
+ */
+int netgpu_open_ifq_padded(struct netgpu_ifq **ifqp, struct netgpu_ctx *ctx, int queue_id, int fill_entries, int hds_offset);
 
 /**
  * Gives the queue back to the device's driver and sets `*ifqp` to NULL. Where the driver cannot take it, for want of memory for

@@ -41,7 +41,7 @@ pub extern "C" fn netgpu_open_ifq(
     fill_entries: c_int,
 ) -> c_int {
     // Zero fits all headers.
-    answer(open(ifqp, ctx, queue_id, fill_entries, 0))
+    answer(open(ifqp, ctx, queue_id, fill_entries, 0, false))
 }
 
 /// As netgpu_open_ifq(), for a queue whose packets have headers of at most `hds_offset` bytes, from Ethernet to the options of TCP.
@@ -58,7 +58,23 @@ pub extern "C" fn netgpu_open_ifq_hds(
     fill_entries: c_int,
     hds_offset: c_int,
 ) -> c_int {
-    answer(open(ifqp, ctx, queue_id, fill_entries, hds_offset))
+    answer(open(ifqp, ctx, queue_id, fill_entries, hds_offset, false))
+}
+
+/// As netgpu_open_ifq_hds(), for a queue whose packets have headers of exactly `hds_offset` bytes, because their senders pad them
+/// (`netgpu pad`). Where the device splits packets at a fixed offset, payload then lies in a row, and what netgpu_get_rx_batch() tells of
+/// is that of many packets. Of payload behind shorter headers the first bytes are told of by themselves.
+///
+/// Returns what netgpu_open_ifq() returns.
+#[unsafe(no_mangle)]
+pub extern "C" fn netgpu_open_ifq_padded(
+    ifqp: Option<&mut MaybeUninit<Option<Box<netgpu_ifq>>>>,
+    ctx: Option<&mut netgpu_ctx>,
+    queue_id: c_int,
+    fill_entries: c_int,
+    hds_offset: c_int,
+) -> c_int {
+    answer(open(ifqp, ctx, queue_id, fill_entries, hds_offset, true))
 }
 
 fn open(
@@ -67,6 +83,7 @@ fn open(
     queue_id: c_int,
     fill_entries: c_int,
     hds_offset: c_int,
+    padded: bool,
 ) -> Result<c_int, Failure> {
     let ifqp = ifqp.ok_or(NO_QUEUE)?;
     ifqp.write(None);
@@ -80,7 +97,7 @@ fn open(
     let entries = entries(fill_entries)?;
     let header_bytes = u32::try_from(hds_offset)
         .map_err(|_| Failure::Argument("the length of headers is negative"))?;
-    let queue = raw::Queue::open(&ctx.context, number, entries, header_bytes)?;
+    let queue = raw::Queue::open(&ctx.context, number, entries, header_bytes, padded)?;
     ifqp.write(Some(Box::new(netgpu_ifq { queue })));
     Ok(0)
 }

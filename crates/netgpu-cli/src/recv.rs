@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// Bytes of a receive buffer, 4K to 128K, which the payload of many packets shares. From 8K on, memory of the host is in huge pages.
     #[arg(long, value_name = "SIZE", default_value_t = BUFFER_SIZE, value_parser = Size::parse)]
     buffer_size: Size,
+    /// The sender pads its headers (`netgpu pad`): a NIC that splits at a fixed offset lays payload in a row then.
+    #[arg(long)]
+    padded: bool,
     /// Where to write what is received: a file, - for stdout, or none.
     #[arg(long, value_name = "FILE", default_value = "none")]
     output: PathBuf,
@@ -103,6 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         // One entry for each buffer; rounded as needed.
         fill_entries: u32::try_from(region.len() / buffer_size).unwrap_or(u32::MAX),
         header_bytes,
+        padded: arguments.padded,
     })?;
     queue.donate(whole)?;
 

@@ -84,20 +84,23 @@ impl Context {
     /// Takes over a receive queue of the device, on which header split is on.
     ///
     /// fill_entries: how many buffers are donated, or about that. header_bytes: of the longest header that the queue's packets have, for
-    /// devices that split at a fixed offset; longer ones are lost.
-    #[pyo3(signature = (queue, *, fill_entries=16384, header_bytes=netgpu::IPV6_HEADER_BYTES))]
+    /// devices that split at a fixed offset; longer ones are lost. padded: whether all are that long, as senders pad them (netgpu pad);
+    /// those devices then lay payload in a row, and a piece has that of many packets.
+    #[pyo3(signature = (queue, *, fill_entries=16384, header_bytes=netgpu::IPV6_HEADER_BYTES, padded=false))]
     fn open_queue(
         &self,
         py: Python<'_>,
         queue: u32,
         fill_entries: u32,
         header_bytes: u32,
+        padded: bool,
     ) -> PyResult<Queue> {
         let context = self.context()?;
         let config = QueueConfig {
             queue,
             fill_entries,
             header_bytes,
+            padded,
         };
         let opened = py.detach(|| context.open_queue(config)).map_err(raise)?;
         Ok(Queue {

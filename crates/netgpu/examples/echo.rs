@@ -52,6 +52,7 @@ async fn main() -> Result<()> {
         queue: queue.parse().context("QUEUE is no number")?,
         fill_entries: u32::try_from(bytes / 4096)?,
         header_bytes: netgpu::IPV6_HEADER_BYTES,
+        padded: false,
     })?;
     queue.donate(memory.take(memory.len()).context("all of it is free")?)?;
 

@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         queue: queue.parse()?,
         fill_entries: 16384,
         header_bytes: netgpu::IPV4_HEADER_BYTES,
+        padded: false,
     })?;
     queue.donate(memory.take(memory.len()).expect("all of it is free"))?;
 

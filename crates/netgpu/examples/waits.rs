@@ -40,6 +40,7 @@ fn main() -> Result<()> {
         queue: queue.parse().context("QUEUE is no number")?,
         fill_entries: u32::try_from(RECEIVE / 4096)?,
         header_bytes: netgpu::IPV6_HEADER_BYTES,
+        padded: false,
     })?;
     queue.donate(regions[0].take(RECEIVE).context("all of it is free")?)?;
     let listener = TcpListener::bind(address).context("cannot listen")?;

@@ -28,6 +28,10 @@ pub struct QueueConfig {
     /// Length of the longest header that packets of this queue have, for devices that split at a fixed offset. Bytes
     /// of payload that come before it are copied, so the exact length saves work; packets with longer headers are lost.
     pub header_bytes: u32,
+    /// Whether all headers are that long, because senders pad them (`netgpu pad`). Where a device splits at a fixed offset, the
+    /// payload of packets of full length then lies in a row, and a [`Piece`](crate::Piece) has that of many. Of payload behind
+    /// shorter headers the first bytes become pieces of their own.
+    pub padded: bool,
 }
 
 /// A receive queue whose payload goes into donated memory.
@@ -54,8 +58,9 @@ impl Queue {
             queue,
             fill_entries,
             header_bytes,
+            padded,
         } = config;
-        let raw = raw::Queue::take(context, queue, fill_entries, header_bytes)?;
+        let raw = raw::Queue::take(context, queue, fill_entries, header_bytes, padded)?;
         let shared = QueueShared {
             id: raw.id(),
             number: raw.number(),

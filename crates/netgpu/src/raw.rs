@@ -39,8 +39,8 @@ pub struct Queue {
 impl Queue {
     /// Takes over receive queue `number` of the context's device, or else the last one that is free.
     ///
-    /// `fill_entries` and `header_bytes` are as [`QueueConfig`](crate::QueueConfig) has them; with zero `header_bytes` every
-    /// IPv4 and IPv6 header without extension headers has room.
+    /// `fill_entries`, `header_bytes` and `padded` are as [`QueueConfig`](crate::QueueConfig) has them; with zero `header_bytes`
+    /// every IPv4 and IPv6 header without extension headers has room.
     ///
     /// # Errors
     ///
@@ -50,10 +50,11 @@ impl Queue {
         number: Option<u32>,
         fill_entries: u32,
         header_bytes: u32,
+        padded: bool,
     ) -> Result<Self, Error> {
         let context = context.shared();
         if let Some(number) = number {
-            return Self::take(context, number, fill_entries, header_bytes);
+            return Self::take(context, number, fill_entries, header_bytes, padded);
         }
         let refused = |source| {
             Error::refused(
@@ -65,7 +66,7 @@ impl Queue {
         // The first ones are where a device puts the traffic that nobody steers.
         let numbers = receive_queues(context.interface()).map_err(refused)?;
         for number in (0..numbers).rev() {
-            match Self::take(context, number, fill_entries, header_bytes) {
+            match Self::take(context, number, fill_entries, header_bytes, padded) {
                 Err(error) if error.errno() == Some(Errno::BUSY.raw_os_error()) => {}
                 taken => return taken,
             }
@@ -78,11 +79,13 @@ impl Queue {
         number: u32,
         fill_entries: u32,
         header_bytes: u32,
+        padded: bool,
     ) -> Result<Self, Error> {
         let subject = || format!("receive queue {number} of {}", context.interface());
         let entries = ring_entries(fill_entries);
         let mut argument = sys::netgpu_open_queue {
             queue: number,
+            flags: if padded { sys::NETGPU_QUEUE_PADDED } else { 0 },
             fill_entries: entries,
             hds_offset: header_bytes,
             ..Default::default()

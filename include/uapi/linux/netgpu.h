@@ -265,10 +265,13 @@ struct netgpu_attach_region {
 	__aligned_u64 reserved2[2];
 };
 
+/* netgpu_open_queue.flags: all headers have the length of @hds_offset */
+#define NETGPU_QUEUE_PADDED	(1U << 0)
+
 /**
  * struct netgpu_open_queue - NETGPU_IOC_OPEN_QUEUE: take a receive queue
  * @queue: number of the device's receive queue
- * @flags: zero
+ * @flags: NETGPU_QUEUE_PADDED or zero
  * @fill_entries: size of the fill ring in entries, a power of two
  * @hds_offset: longest header in bytes, from the Ethernet header to the end of
  *	the TCP options, on devices that split at a fixed offset; 0: a length
@@ -286,6 +289,13 @@ struct netgpu_attach_region {
  * the context's connections to it (n-tuple rules). Context command; needs
  * CAP_NET_ADMIN in the network namespace of the device. When the device moves to
  * another one, the queue is closed unless whoever opened it has that right there.
+ *
+ * Where a device splits at a fixed offset, bytes of the payload that come before it
+ * are copied in front of the others, for which some room is left there. With
+ * NETGPU_QUEUE_PADDED none is, and the payload of packets of full length lies in a
+ * row in each buffer, so that an rx entry has that of many. Senders are to pad the
+ * options of TCP, so that all headers are as long as @hds_offset says: of payload
+ * behind shorter ones the first bytes are copied to elsewhere.
  *
  * Errors: -EPERM; -EINVAL bad ring size or offset, buffers of a size that the
  * device does not know, or header split is off on the device; -ERANGE no such queue; -EBUSY AF_XDP or another owner has the queue;

@@ -110,6 +110,7 @@ pub(crate) fn open_queues(
             queue,
             fill_entries: arguments.fill_entries.unwrap_or(buffers as u32),
             header_bytes: IPV4_HEADER_BYTES,
+            padded: arguments.padded,
         })?;
         for region in &regions {
             queue.donate(region.take(share).context("the region is in use")?)?;

@@ -20,10 +20,11 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 pub(crate) use uapi::{
     NETGPU_API_VERSION, NETGPU_COMPLETION_COPIED, NETGPU_MAX_RING_ENTRIES, NETGPU_MIN_RING_ENTRIES,
-    NETGPU_REGION_CUDA, NETGPU_REGION_DMABUF, NETGPU_REGION_HOST, NETGPU_RING_ENTRIES,
-    netgpu_add_region, netgpu_attach_region, netgpu_attach_socket, netgpu_bind, netgpu_completion,
-    netgpu_context_stats, netgpu_fill_entry, netgpu_id, netgpu_info, netgpu_open_queue,
-    netgpu_queue_stats, netgpu_region_stats, netgpu_ring, netgpu_rx_entry, netgpu_socket_stats,
+    NETGPU_QUEUE_PADDED, NETGPU_REGION_CUDA, NETGPU_REGION_DMABUF, NETGPU_REGION_HOST,
+    NETGPU_RING_ENTRIES, netgpu_add_region, netgpu_attach_region, netgpu_attach_socket,
+    netgpu_bind, netgpu_completion, netgpu_context_stats, netgpu_fill_entry, netgpu_id,
+    netgpu_info, netgpu_open_queue, netgpu_queue_stats, netgpu_region_stats, netgpu_ring,
+    netgpu_rx_entry, netgpu_socket_stats,
 };
 
 /// Path of the character device.

@@ -12,6 +12,7 @@ pub const NETGPU_MAX_RING_ENTRIES: u32 = 262144;
 pub const NETGPU_REGION_HOST: u32 = 0;
 pub const NETGPU_REGION_DMABUF: u32 = 1;
 pub const NETGPU_REGION_CUDA: u32 = 2;
+pub const NETGPU_QUEUE_PADDED: u32 = 1;
 pub const NETGPU_IOC_MAGIC: u32 = 233;
 pub type __s32 = ::std::os::raw::c_int;
 pub type __u32 = ::std::os::raw::c_uint;
