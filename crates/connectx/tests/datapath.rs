@@ -404,6 +404,51 @@ fn a_starved_queue_drops_after_the_pause_and_holds_nobody_else_up() {
     );
 }
 
+/// The driver takes them for those of the oldest entries. Both ports send to themselves and to each other in turn, so that both engines
+/// use both queues.
+#[test]
+fn completions_come_in_the_order_of_the_entries_whoever_sends() {
+    const ROUNDS: u16 = 100;
+    const PACKETS: u16 = 512;
+    let setup = Setup::new(PAUSE);
+    let (from, to) = (setup.alloc(128), setup.alloc(2048));
+    let address = |port| [2, 0x43, 0x58, 0, 0, port + 1];
+    for port in 0..2 {
+        let mut packet = headers(10);
+        packet[..6].copy_from_slice(&address(port));
+        setup.write(from + 64 * u64::from(port), &packet);
+    }
+    let ends = [0u8, 1].map(|port| {
+        let end = setup.port(port.into());
+        let (tx, rx) = (end.cq(10), end.cq(10));
+        let (sq, rq) = (end.sq(&tx, 10), end.rq(&rx, 10, 1, 0));
+        end.receive_all(&rq);
+        let mut list = Message::new(0x755, 0x208)
+            .u32(0x0c, 4)
+            .bits(0x1f0, 15, 0, 1);
+        list.0[0x202..].copy_from_slice(&address(port));
+        end.accept(list);
+        (end.key, sq, rq, rx)
+    });
+    for round in 0..ROUNDS {
+        for (key, sq, rq, _) in &ends {
+            for i in 0..PACKETS {
+                rq.post(&[(2048, to)]);
+                let at = from + 64 * u64::from(i % 2);
+                sq.post_quietly(SEND, 0, 0, &[], &[(64, *key, at)]);
+            }
+        }
+        for (_, sq, _, _) in &ends {
+            sq.ring();
+        }
+        for (_, _, _, rx) in &ends {
+            for i in 0..PACKETS {
+                assert_eq!(Fields(&rx.wait()).u16(0x3c), round * PACKETS + i);
+            }
+        }
+    }
+}
+
 #[test]
 fn without_a_link_nothing_arrives_and_the_queue_goes_on() {
     let setup = Setup::new(PAUSE);

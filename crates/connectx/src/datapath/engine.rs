@@ -3,7 +3,8 @@
 //!
 //! A doorbell puts a queue on the engine's list and wakes it. The engine serves the
 //! queues in turn, a bounded number of packets for each time it holds the lock,
-//! and writes the completions and events of a batch together at its end. With nothing to do it looks
+//! and writes the completions and events of a batch together at its end; those of a receive queue before it lets that go, so that they
+//! come in the order of the entries, whichever engine used those. With nothing to do it looks
 //! again for a moment, if that has paid lately, and then sleeps.
 
 use std::collections::VecDeque;
@@ -233,11 +234,12 @@ impl<'p> Routes<'p> {
         ports: &'p [Port; 2],
         to: usize,
         frame: &Frame<'_, '_>,
+        completions: &mut Completions<'p>,
     ) -> Result<(&mut Route<'p>, &mut RqState), Unwanted> {
         let stream = frame.stream;
         let same = |last: &Found<'_>| stream.is_some() && (last.port, last.stream) == (to, stream);
         if !self.last.as_ref().is_some_and(same) {
-            self.search(ports, to, frame);
+            self.search(ports, to, frame, completions);
         }
         match &mut self.last {
             Some(Found {
@@ -254,7 +256,13 @@ impl<'p> Routes<'p> {
 
     /// Finds where a packet goes that is not of the stream of the last one.
     #[inline(never)]
-    fn search(&mut self, ports: &'p [Port; 2], to: usize, frame: &Frame<'_, '_>) {
+    fn search(
+        &mut self,
+        ports: &'p [Port; 2],
+        to: usize,
+        frame: &Frame<'_, '_>,
+        completions: &mut Completions<'p>,
+    ) {
         let (headers, stream) = (frame.layout.of(frame.head), frame.stream);
         let key = headers.match_key();
         // All that routes depend on is in the key but for the index of IPsec, and the tables cannot change during a batch.
@@ -265,21 +273,41 @@ impl<'p> Routes<'p> {
             last.stream = stream;
             return;
         }
-        // The other engine may hold the queue that this one is to lock, and wait for the one that it holds.
-        self.last = None;
         let way = route(&ports[to], &headers, &key);
+        let mut held = None;
+        match (self.last.take().map(|last| last.way), &way) {
+            (Some(Ok((last, state))), Ok(next)) if std::ptr::eq(last.rq, next.rq) => {
+                held = Some(state);
+            }
+            // The other engine may hold the queue that this one is to lock, and wait for the one that it holds.
+            (Some(Ok((last, state))), _) => let_go(&last, state, completions),
+            _ => {}
+        }
         self.last = Some(Found {
             port: to,
             stream,
             key,
-            way: way.map(|route| (route, route.rq.state.lock())),
+            way: way.map(|route| (route, held.unwrap_or_else(|| route.rq.state.lock()))),
         });
     }
 
     /// Lets the last queue go.
-    fn forget(&mut self) {
-        self.last = None;
+    fn forget(&mut self, completions: &mut Completions<'p>) {
+        if let Some(Found {
+            way: Ok((route, state)),
+            ..
+        }) = self.last.take()
+        {
+            let_go(&route, state, completions);
+        }
     }
+}
+
+/// Unlocks the receive queue of `route`. The driver takes completions for those of the oldest entries: before the other engine can
+/// use the next ones, those are written.
+fn let_go(route: &Route<'_>, state: MutexGuard<'_, RqState>, completions: &mut Completions<'_>) {
+    completions.write_to(route.cq);
+    drop(state);
 }
 
 /// Serves the send queues of port `me` until [`Bell::stop`].
@@ -389,7 +417,7 @@ impl<'c> Engine<'c> {
                 wire.as_deref_mut(),
             );
             // Send queues are locked before receive queues.
-            batch.routes.forget();
+            batch.routes.forget(&mut batch.completions);
             // If it was set meanwhile, the queue is on the bell's list already.
             if step == Step::Idle || sq.scheduled.swap(true, Ordering::SeqCst) {
                 continue;

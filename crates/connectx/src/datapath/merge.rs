@@ -96,7 +96,10 @@ pub fn close_due<'p>(
             places: &mut batch.places,
             completions: &mut batch.completions,
         };
-        if receiver.close(at, patient) == Outcome::Blocked {
+        let outcome = receiver.close(at, patient);
+        // As the queue is let go before the batch ends.
+        batch.completions.write_to(route.cq);
+        if outcome == Outcome::Blocked {
             let _ = state.sessions.look();
             return Some(now + RETRY);
         }

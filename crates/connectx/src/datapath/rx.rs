@@ -109,7 +109,7 @@ pub enum Outcome {
 #[derive(Clone, Copy)]
 pub struct Route<'p> {
     pub(super) rq: &'p Rq,
-    cq: &'p Cq,
+    pub(super) cq: &'p Cq,
     counters: Option<&'p QueueCounters>,
     pub(super) label: Label,
     /// What is merged.
@@ -274,7 +274,8 @@ pub fn receive<'p>(
     patient: bool,
 ) -> Outcome {
     let port = &ports[to];
-    let (route, state) = match batch.routes.find(ports, to, frame) {
+    let found = batch.routes.find(ports, to, frame, &mut batch.completions);
+    let (route, state) = match found {
         Ok(found) => found,
         Err(unwanted) => {
             let counter = match unwanted {

@@ -179,10 +179,12 @@ impl Cq {
     }
 }
 
-/// The completions of a batch of packets. They are written at its end, queue by queue.
+/// The completions of a batch of packets. They are written at its end, queue by queue, or before.
 #[derive(Default)]
 pub struct Completions<'p> {
     queues: Vec<(&'p Port, &'p Cq, Vec<Cqe>)>,
+    /// Queues that have to be looked at because of what was written before, and when.
+    due: Vec<(Instant, &'p Port, &'p Cq)>,
 }
 
 impl<'p> Completions<'p> {
@@ -200,12 +202,28 @@ impl<'p> Completions<'p> {
         entries.push_mut(entry)
     }
 
-    /// Writes them, all with the same time: sent and received at once. `look_again` is told of queues that have to be looked at,
-    /// and when.
+    /// Writes those for `cq` now.
+    pub fn write_to(&mut self, cq: &Cq) {
+        let mut queues = self.queues.iter_mut();
+        let found = queues.find(|(_, queue, _)| std::ptr::eq(*queue, cq));
+        if let Some((port, cq, entries)) = found.filter(|(_, _, entries)| !entries.is_empty()) {
+            let due = cq.complete(port, entries, clock::now());
+            self.due.extend(due.map(|due| (due, *port, *cq)));
+            entries.clear();
+        }
+    }
+
+    /// Writes what is left, all with the same time: sent and received at once. `look_again` is told of queues that have to be looked
+    /// at, and when.
     pub fn write(self, mut look_again: impl FnMut(Instant, &Port, &Cq)) {
         let time = clock::now();
+        for (due, port, cq) in self.due {
+            look_again(due, port, cq);
+        }
         for (port, cq, entries) in self.queues {
-            if let Some(due) = cq.complete(port, &entries, time) {
+            if !entries.is_empty()
+                && let Some(due) = cq.complete(port, &entries, time)
+            {
                 look_again(due, port, cq);
             }
         }
