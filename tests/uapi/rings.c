@@ -230,14 +230,11 @@ TEST_F(rings, signed_afterwards)
 	EXPECT_EQ(8000U, pattern_match(got, 0, 8000));
 }
 
-/*
- * A link that holds a program which sends a clone of each packet that comes to another device, and has the packet get a head of its own.
- * That device may not send what it is, so the clone goes at once.
- */
-static int mirror(void)
+/* A link that holds a program which sends a clone of each packet that comes to device @index, and has the packet get a head of its own. */
+static int mirror(unsigned int index)
 {
 	struct bpf_insn insns[] = {
-		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_2, .imm = if_nametoindex("lo") },
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_2, .imm = index },
 		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_3, .imm = 0 },
 		{ .code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_clone_redirect },
 		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = TCX_PASS },
@@ -252,7 +249,7 @@ static int mirror(void)
  * Once the clones have gone, nothing keeps the NIC from filling the buffers anew: what was in them before cannot be delivered, and what is
  * in them now is not this connection's next bytes.
  */
-TEST_F(rings, mirrored)
+static void mirrored(struct __test_metadata *_metadata, FIXTURE_DATA(rings) *self, unsigned int index)
 {
 	struct netgpu_attach_socket a;
 	struct netgpu_rx_entry e;
@@ -264,7 +261,7 @@ TEST_F(rings, mirrored)
 	char byte;
 
 	ASSERT_EQ(0, tcp_pair(AF_INET, other));
-	link = mirror();
+	link = mirror(index);
 	ASSERT_LE(0, link) TH_LOG("%s", strerror(-link));
 	sent = send_until_full(self->r.pair[1]);
 	ASSERT_GT(TOO_MUCH, sent) TH_LOG("the sender never stops");
@@ -285,6 +282,18 @@ TEST_F(rings, mirrored)
 	close(other[0]);
 	close(other[1]);
 	EXPECT_EQ(0, sh("ethtool -N %s delete 10", nic_name()));
+}
+
+/* To a device that may not send what they are: the clones go at once. */
+TEST_F(rings, mirrored)
+{
+	mirrored(_metadata, self, if_nametoindex("lo"));
+}
+
+/* To the NIC, whose address they have: it receives the clones again, and again, along with what the other machine sends. */
+TEST_F(rings, mirrored_to_the_nic)
+{
+	mirrored(_metadata, self, nic_index());
 }
 
 /* A reader that holds its share gets no more until it has given some back. */
