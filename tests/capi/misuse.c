@@ -46,6 +46,8 @@ TEST(null_is_told_or_nothing)
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq(&ifq, NULL, -1, 16));
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq_hds(NULL, NULL, -1, 16, 94));
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq_hds(&ifq, NULL, -1, 16, 94));
+	EXPECT_ERROR(EINVAL, netgpu_open_ifq_padded(NULL, NULL, -1, 16, 94));
+	EXPECT_ERROR(EINVAL, netgpu_open_ifq_padded(&ifq, NULL, -1, 16, 94));
 	EXPECT_ERROR(EINVAL, netgpu_ifq_id(NULL));
 	EXPECT_ERROR(EINVAL, netgpu_attach_socket(NULL, NULL, 0, 16));
 	EXPECT_ERROR(EINVAL, netgpu_attach_socket(&skq, NULL, 0, 16));
@@ -319,6 +321,9 @@ TEST_F(context, queues)
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq(&none, self->ctx, -1, -5));
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq_hds(&none, self->ctx, -1, 64, -1));
 	EXPECT_ERROR(EINVAL, netgpu_open_ifq_hds(&none, self->ctx, -1, 64, 65536));
+	EXPECT_ERROR(EINVAL, netgpu_open_ifq_padded(&none, self->ctx, -1, 64, -1));
+	ASSERT_EQ(0, netgpu_open_ifq_padded(&none, self->ctx, -1, 64, 94));
+	netgpu_close_ifq(&none);
 	EXPECT_ERROR(ERANGE, netgpu_open_ifq(&none, self->ctx, count, 64));
 
 	ASSERT_EQ(0, netgpu_open_ifq(&ifq[0], self->ctx, -1, 17));

@@ -164,6 +164,8 @@ TEST_F(queue, reserved)
 	for (i = 0; i < 32; i++) {
 		bad = good;
 		bad.flags = 1U << i;
+		if (bad.flags & NETGPU_QUEUE_PADDED)
+			continue;
 		EXPECT_EQ(-EINVAL, ng_ioctl(self->fd, NETGPU_IOC_OPEN_QUEUE, &bad)) TH_LOG("flags bit %zu", i);
 	}
 	for (i = 0; i < sizeof(bad.reserved); i++) {
