@@ -501,7 +501,9 @@ impl Context {
             packed: request.padded,
         };
         let _queueing = self.queueing.lock();
-        let headroom = match device.open_queue(queue, wanted) {
+        // Packets come before it is known what is in front of their payload.
+        let before = self.headroom.xchg(0, Relaxed);
+        let opened = match device.open_queue(queue, wanted) {
             // A device that splits at the end of the headers may know no parameters, and needs none.
             Err(refusal) if refusal.error == code::EOPNOTSUPP && request.hds_offset.is_none() => {
                 let plain = QueueParams {
@@ -513,11 +515,10 @@ impl Context {
                 device.open_queue(queue, plain)
             }
             result => result,
-        }
-        .map_err(queue::explain)?;
-        if headroom < self.headroom() {
-            self.headroom.store(headroom, Relaxed);
-        }
+        };
+        let headroom = *opened.as_ref().unwrap_or(&before);
+        self.headroom.store(headroom.min(before), Relaxed);
+        opened.map_err(queue::explain)?;
         self.state.lock().queues.fill(queue.id(), queue.clone());
         trace::queue_open(self.id, queue.id(), queue.index());
         Ok(())
