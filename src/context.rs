@@ -111,8 +111,6 @@ pub(crate) struct Context {
     /// What the data path finds buffers by; follows `State::attachments`.
     table: Rcu<Table>,
     shares: Arc<Shares>,
-    /// Bytes that every open queue keeps free in front of payload.
-    headroom: Atomic<u32>,
     /// Held while a region is attached, until it can be found in the state.
     #[pin]
     attaching: Mutex<()>,
@@ -176,7 +174,6 @@ impl Context {
             device: SetOnce::new(),
             table: Rcu::new(Version::new(Table::new())?),
             shares: Arc::new(Shares::new(MAX_SOCKETS)?, GFP_KERNEL_ACCOUNT)?,
-            headroom: Atomic::new(HEADROOM.into()),
             attaching <- new_mutex!((), "netgpu::Context::attaching"),
             queueing <- new_mutex!((), "netgpu::Context::queueing"),
             state <- new_mutex!(State {
@@ -379,11 +376,6 @@ impl Context {
         &self.shares
     }
 
-    /// Bytes that are free in front of the payload of a packet.
-    pub(crate) fn headroom(&self) -> u32 {
-        self.headroom.load(Relaxed)
-    }
-
     /// The attachments by address.
     pub(crate) fn table<'a>(&'a self, guard: &'a rcu::Guard) -> &'a Table {
         self.table.read(guard)
@@ -501,9 +493,7 @@ impl Context {
             packed: request.padded,
         };
         let _queueing = self.queueing.lock();
-        // Packets come before it is known what is in front of their payload.
-        let before = self.headroom.xchg(0, Relaxed);
-        let opened = match device.open_queue(queue, wanted) {
+        let headroom = match device.open_queue(queue, wanted) {
             // A device that splits at the end of the headers may know no parameters, and needs none.
             Err(refusal) if refusal.error == code::EOPNOTSUPP && request.hds_offset.is_none() => {
                 let plain = QueueParams {
@@ -515,10 +505,9 @@ impl Context {
                 device.open_queue(queue, plain)
             }
             result => result,
-        };
-        let headroom = *opened.as_ref().unwrap_or(&before);
-        self.headroom.store(headroom.min(before), Relaxed);
-        opened.map_err(queue::explain)?;
+        }
+        .map_err(queue::explain)?;
+        queue.leaves(headroom);
         self.state.lock().queues.fill(queue.id(), queue.clone());
         trace::queue_open(self.id, queue.id(), queue.index());
         Ok(())

@@ -44,6 +44,10 @@ use kernel::{
     prelude::*,
     str::CString,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         rcu,
         Arc, //
     },
@@ -101,6 +105,8 @@ pub(crate) struct Queue {
     ring: Arc<RingMemory>,
     #[pin]
     fill: BhLock<Fill>,
+    /// Bytes that are free in front of the payload of its packets, as far as is known.
+    headroom: Atomic<u32>,
     /// What it counts.
     pub(crate) stats: QueueStats,
 }
@@ -141,6 +147,8 @@ impl Queue {
                     },
                     "netgpu::Queue::fill"
                 ),
+                // Packets may come before the device has said more.
+                headroom: Atomic::new(0),
                 stats: QueueStats::new()?,
             }),
             GFP_KERNEL_ACCOUNT,
@@ -165,6 +173,16 @@ impl Queue {
     /// Who has opened it.
     pub(crate) fn opener(&self) -> &Opener {
         &self.opener
+    }
+
+    /// Bytes that are free in front of the payload of its packets.
+    pub(crate) fn headroom(&self) -> u32 {
+        self.headroom.load(Relaxed)
+    }
+
+    /// The device leaves so many free.
+    pub(crate) fn leaves(&self, headroom: u32) {
+        self.headroom.store(headroom, Relaxed);
     }
 
     /// The fill ring's memory.
@@ -207,20 +225,21 @@ impl Queue {
             self.stats.drained.add((count - pooled).into());
         }
         self.stats.filled.add(given.into());
+        let waiting = returns.waiting();
         // What is on the ring still is charged to sockets, of which none is to stall for that.
-        if given == max && returns.waiting() > self.context.shares().limit() / 4 {
+        if given == max && waiting > self.context.shares().limit() / 4 {
             self.drain_some(&mut returns);
         }
         returns.end();
         // Under the lock still, for the counters.
         if given == 0 {
             let table = self.context.table(&guard);
-            given = self.refill_slow(pool, max, table, &mut fill.dry);
+            given = self.refill_slow(pool, max, table, &mut fill.dry, waiting > 0);
             self.stats.refilled.add(given.into());
         } else {
             fill.dry = None;
         }
-        if given == 0 {
+        if given == 0 && waiting == 0 {
             trace::queue_empty(self.context.id(), self.id, self.index);
             self.stats.empty.add(1);
             self.context.stats().add(OfContext::Empty, 1);
@@ -230,10 +249,19 @@ impl Queue {
 
     /// Gives what is on the free lists, or lends of what is kept back there. What came behind a lost packet may hold all other
     /// buffers, and user space gets none of it before that packet; sent again, it needs a buffer.
-    fn refill_slow(&self, pool: &Pool, max: u32, table: &Table, dry: &mut Option<Dry>) -> u32 {
+    ///
+    /// There is `more` on the fill ring where others still have parts of all that was looked at: the device is to ask again soon.
+    fn refill_slow(
+        &self,
+        pool: &Pool,
+        max: u32,
+        table: &Table,
+        dry: &mut Option<Dry>,
+        more: bool,
+    ) -> u32 {
         let shares = self.context.shares();
         let given = self.refill_free(pool, max, table, shares.reserve());
-        if given > 0 {
+        if given > 0 || more {
             *dry = None;
             return given;
         }

@@ -23,6 +23,7 @@ use crate::{
         trace,
         uapi::RxEntry, //
     },
+    queue::Queue,
     ring::Producer,
     socket::Socket,
     stats::{
@@ -375,7 +376,7 @@ impl Rx {
     ) -> u32 {
         let why = match pieces.peek() {
             // The first bytes of a packet's payload stayed with its headers: they fit in front of the others.
-            Some(Piece::Part(part)) if fits(context, data, &part) => {
+            Some(Piece::Part(part)) if fits(data, &part) => {
                 let both = self.with_slack(context, socket, data, part, rcu, tally);
                 if both > 0 {
                     pieces.next();
@@ -573,6 +574,7 @@ pub(crate) fn pieces(locked: &mut LockedSocket<'_>, pieces: &Pieces<'_>) -> Resu
 }
 
 /// Whether there is room for `slack` in front of `part`, and the CPU can write it.
-fn fits(context: &Context, slack: &[u8], part: &Part<'_>) -> bool {
-    part.attachment.map.is_writable() && slack.len() <= context.headroom().min(part.offset) as usize
+fn fits(slack: &[u8], part: &Part<'_>) -> bool {
+    let headroom = part.queue.map_or(0, Queue::headroom);
+    part.attachment.map.is_writable() && slack.len() <= headroom.min(part.offset) as usize
 }

@@ -425,6 +425,27 @@ TEST_F_TIMEOUT(padded, not_padded, 120)
 	EXPECT_EQ(total, stats.rx_zerocopy + stats.rx_copied);
 }
 
+/* That another queue of the context leaves no room in front of payload, or did, changes nothing: with time stamps a packet is one piece. */
+TEST(room_of_its_own)
+{
+	struct netgpu_open_queue q = { .flags = NETGPU_QUEUE_PADDED };
+	size_t sent = 0, full = 1500 - 20 - 32;
+	int queue = nic_queues() - 1;
+	struct seen seen = {};
+	struct receiver r;
+
+	ASSERT_EQ(0, nic_prepare(queue));
+	ASSERT_EQ(0, receiver_open_buffers(&r, queue, RULE, SMALL, LEN, NULL, HOST_MEMORY));
+	q.queue = queue - 1;
+	q.fill_entries = 64;
+	ASSERT_EQ(0, ng_ioctl(r.fd, NETGPU_IOC_OPEN_QUEUE, &q));
+	ASSERT_EQ(0, ng_close_queue(r.fd, q.id));
+	ASSERT_EQ(LEN, stream(&r, &sent, 0, LEN, &seen, NULL));
+	EXPECT_LE(full, seen.longest);
+	receiver_close(&r);
+	nic_restore();
+}
+
 /* The same memory in buffers of two sizes: a context with small ones sends from it what the other has received. */
 TEST_F_TIMEOUT(buffers, shared_by_two_contexts, 120)
 {

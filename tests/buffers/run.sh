@@ -163,10 +163,10 @@ modprobe netgpu || echo "# modprobe netgpu failed"
 pinned_at_first=$(pinned_pages)
 nic_mtu 1500
 if [ -n "$iommu" ]; then
-	program buffers ./buffers -V host_4k -V host_16k -V host_64k
+	program buffers ./buffers -F padded -V host_4k -V host_16k -V host_64k
 	run stream 6 9000 64K
 elif [ $padded = padded ]; then
-	program buffers ./buffers -t hold -t copy -t bad_entries -t send -t queue_again -t shared_by_two_contexts -t taken_back
+	program buffers ./buffers -t hold -t copy -t bad_entries -t send -t queue_again -t shared_by_two_contexts -t taken_back -t room_of_its_own
 	nic_mtu 9000
 	program buffers_at_mtu_9000 ./buffers -t hold -t copy -t queue_again
 	run stream 4 1500 8K
@@ -190,7 +190,7 @@ elif [ $padded = padded ]; then
 	run reopened 64K --padded
 	run slow_reader 64K
 else
-	program buffers ./buffers
+	program buffers ./buffers -F padded
 	nic_mtu 9000
 	program buffers_at_mtu_9000 ./buffers -t receive -t hold -t copy
 	run stream 4 1500 4K --huge
