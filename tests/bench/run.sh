@@ -7,14 +7,14 @@ cd "$(dirname "$0")" || exit 1
 . ../lib/ktap.sh
 . ../lib/check.sh
 
-# Six ways to receive (not the one that drops what comes), and six to send.
+# Eight ways to receive (not the one that drops what comes), and six to send.
 paths_are_right() {
 	# Where it looks for CUDA.
 	mkdir -p /usr/local/lib
 	cp libcuda.so.1 /usr/local/lib/
 	./bench-guest cx5 8 1 1500 verify >"$ktap_tmp/verified" 2>&1 || fail "$(cat "$ktap_tmp/verified")"
 	sed 's/^/# /' "$ktap_tmp/verified"
-	[ "$(grep -c ' 8388608 bytes as sent$' "$ktap_tmp/verified")" = 12 ] || fail "not twelve streams"
+	[ "$(grep -c ' 8388608 bytes as sent$' "$ktap_tmp/verified")" = 14 ] || fail "not fourteen streams"
 	check_log
 }
 
