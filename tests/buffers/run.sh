@@ -166,9 +166,9 @@ if [ -n "$iommu" ]; then
 	program buffers ./buffers -F padded -V host_4k -V host_16k -V host_64k
 	run stream 6 9000 64K
 elif [ $padded = padded ]; then
-	program buffers ./buffers -t hold -t copy -t bad_entries -t send -t queue_again -t shared_by_two_contexts -t taken_back -t room_of_its_own
+	program buffers ./buffers -V host_4k -V host_16k -t hold -t copy -t bad_entries -t send -t queue_again -t shared_by_two_contexts -t taken_back -t room_of_its_own
 	nic_mtu 9000
-	program buffers_at_mtu_9000 ./buffers -t hold -t copy -t queue_again
+	program buffers_at_mtu_9000 ./buffers -V host_4k -V host_64k -V gpu_64k -t hold -t copy -t queue_again
 	run stream 4 1500 8K
 	run stream 6 1500 64K
 	run stream 4 9000 16K
