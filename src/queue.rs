@@ -250,7 +250,8 @@ impl Queue {
     /// Gives what is on the free lists, or lends of what is kept back there. What came behind a lost packet may hold all other
     /// buffers, and user space gets none of it before that packet; sent again, it needs a buffer.
     ///
-    /// There is `more` on the fill ring where others still have parts of all that was looked at: the device is to ask again soon.
+    /// With `more` on the fill ring, the device is not out of buffers: others still have parts of all that was looked at, and it is to ask
+    /// again soon.
     fn refill_slow(
         &self,
         pool: &Pool,

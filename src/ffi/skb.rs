@@ -151,12 +151,18 @@ impl<'a> PieceIter<'a> {
         let left = self.end - self.at;
         let same = |frag: &&abi::skb_frag_t| left != 0 && frag.netmem == part.netmem;
         let frag = self.frags.as_slice().first().filter(same)?;
+        Some((frag.offset, self.take(frag, left)))
+    }
+
+    /// Takes `frag`, which is next, or the `left` bytes of it that are to be read. Returns how many. What came before was taken to its
+    /// end: `at` is the start of this one.
+    #[inline(always)]
+    fn take(&mut self, frag: &abi::skb_frag_t, left: u32) -> u32 {
         self.frags.next();
-        // As in `next_like()`.
         let len = frag.len.min(left);
         self.start += frag.len;
         self.at += len;
-        Some((frag.offset, len))
+        len
     }
 
     /// Takes what is next if that, like `part`, which came last, lies in a buffer of that attachment and came through that queue.
@@ -172,16 +178,11 @@ impl<'a> PieceIter<'a> {
         if queue.map(core::ptr::from_ref) != part.queue.map(core::ptr::from_ref) {
             return None;
         }
-        self.frags.next();
-        // `part` was taken to its end: `at` is the start of this one.
-        let len = frag.len.min(left);
-        self.start += frag.len;
-        self.at += len;
         Some(Part {
             attachment: part.attachment,
             index,
             offset: frag.offset,
-            len,
+            len: self.take(frag, left),
             queue,
             netmem: frag.netmem,
         })

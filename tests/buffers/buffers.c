@@ -137,6 +137,23 @@ static size_t stream(struct receiver *r, size_t *sent, size_t from, size_t to, s
 	return got;
 }
 
+/* Closes the queue, and opens it again as @q says. 0, or why not. */
+static int open_again(struct receiver *r, struct netgpu_open_queue *q)
+{
+	int ret = ng_close_queue(r->fd, r->queue_id);
+
+	if (ret)
+		return ret;
+	munmap(r->fill.head, r->fill.len);
+	q->fill_entries = r->fill.entries;
+	ret = ng_ioctl(r->fd, NETGPU_IOC_OPEN_QUEUE, q);
+	if (ret)
+		return ret;
+	r->queue_id = q->id;
+	map(&r->fill, r->fd, q->mmap_offset, q->mmap_len, r->fill.entries);
+	return 0;
+}
+
 enum kind {
 	HOST,
 	GPU,
@@ -337,11 +354,8 @@ TEST_F_TIMEOUT(buffers, queue_again, 120)
 	got = stream(r, &sent, 0, total, &seen, NULL);
 	ASSERT_EQ(total, got);
 	for (round = 1; round < 4; round++) {
-		ASSERT_EQ(0, ng_close_queue(r->fd, r->queue_id));
-		munmap(r->fill.head, r->fill.len);
-		ASSERT_EQ(0, ng_open_queue(r->fd, self->queue, r->fill.entries, &q));
-		r->queue_id = q.id;
-		map(&r->fill, r->fd, q.mmap_offset, q.mmap_len, r->fill.entries);
+		q = (struct netgpu_open_queue){ .queue = self->queue };
+		ASSERT_EQ(0, open_again(r, &q));
 		got = stream(r, &sent, got, (round + 1) * total, &seen, NULL);
 		ASSERT_EQ((round + 1) * total, got);
 	}
@@ -373,13 +387,8 @@ FIXTURE_SETUP(padded)
 	self->queue = nic_queues() - 1;
 	ASSERT_EQ(0, nic_prepare(self->queue));
 	ASSERT_EQ(0, receiver_open_buffers(r, self->queue, RULE, variant->unit, LEN, NULL, HOST_MEMORY));
-	ASSERT_EQ(0, ng_close_queue(r->fd, r->queue_id));
-	munmap(r->fill.head, r->fill.len);
 	q.queue = self->queue;
-	q.fill_entries = r->fill.entries;
-	ASSERT_EQ(0, ng_ioctl(r->fd, NETGPU_IOC_OPEN_QUEUE, &q));
-	r->queue_id = q.id;
-	map(&r->fill, r->fd, q.mmap_offset, q.mmap_len, r->fill.entries);
+	ASSERT_EQ(0, open_again(r, &q));
 }
 
 FIXTURE_TEARDOWN(padded)
